@@ -1,0 +1,48 @@
+"""Gated recurrent networks in Numba: one step for many sessions.
+
+    >>> network = Network(spec, tensors, slots=10_000)
+    >>> lanes = Lanes(spec)
+    >>> lane = lanes.add(network.slots.allocate(), tokens, position=len(tokens), sampling=Sampling())
+    >>> network.step(lanes)
+    >>> lanes.token(lane)
+
+`spec` describes models, `reference` holds the equations, `Network` runs them.
+"""
+
+from keepgate_kernels.cpu.info import cpu_info
+from keepgate_kernels.lanes import Lanes
+from keepgate_kernels.network import Network
+from keepgate_kernels.sampling import Sampling, sample, top_tokens
+from keepgate_kernels.spec import (
+    CategoricalHead,
+    CellKind,
+    CellSpec,
+    CharacterTokenizer,
+    FeatureInput,
+    LayerSpec,
+    LinearHead,
+    ModelSpec,
+    SpecError,
+    TokenInput,
+)
+from keepgate_kernels.weights import WeightsError
+
+__all__ = [
+    "CategoricalHead",
+    "CellKind",
+    "CellSpec",
+    "CharacterTokenizer",
+    "FeatureInput",
+    "Lanes",
+    "LayerSpec",
+    "LinearHead",
+    "ModelSpec",
+    "Network",
+    "Sampling",
+    "SpecError",
+    "TokenInput",
+    "WeightsError",
+    "cpu_info",
+    "sample",
+    "top_tokens",
+]

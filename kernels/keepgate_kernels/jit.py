@@ -1,0 +1,108 @@
+"""How kernels are jitted and where the compiled code is kept.
+
+Numba's own cache looks only at the source file of the cached function. A kernel here is assembled from
+several files, so the cache is keyed by a digest of the whole package, and lives under the first of
+    $KEEPGATE_KERNEL_CACHE, $NUMBA_CACHE_DIR, $XDG_CACHE_HOME/keepgate, ~/.cache/keepgate.
+A cache that cannot be written (a container's image, a read-only file system) is copied to a temporary
+folder, so that a processor unlike the one it was made on still finds somewhere to put its code.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+import numba.core.config
+from numba.core.caching import UserProvidedCacheLocator
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+FUSED = frozenset({"contract"})
+"""Fast-math flags of the products: fused multiply-add, but no reassociation, which would let the order of
+additions, and so the bits, depend on the shape of the loop around it."""
+
+VECTOR_GATES = frozenset({"contract", "nnan"})
+"""Fast-math flags of the activations: without `nnan` their clamps keep the loop scalar."""
+
+
+@functools.cache
+def source_digest() -> str:
+    """SHA-256 over the package's sources, 16 hexadecimal digits."""
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def cache_directory() -> Path:
+    """The folder that holds the compiled kernels of exactly these sources; it can be written."""
+    environment = os.environ
+    base = environment.get("KEEPGATE_KERNEL_CACHE") or environment.get("NUMBA_CACHE_DIR")
+    if not base:
+        user = environment.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        base = os.path.join(user, "keepgate")
+    wanted = Path(base) / f"kernels-{source_digest()}"
+    if _is_writable(wanted):
+        return wanted
+    substitute = Path(tempfile.mkdtemp(prefix="keepgate-kernels-"))
+    atexit.register(shutil.rmtree, substitute, ignore_errors=True)
+    if wanted.is_dir():
+        shutil.copytree(wanted, substitute, dirs_exist_ok=True)
+    return substitute
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+class KernelCacheLocator(UserProvidedCacheLocator):
+    """Tells Numba to cache in `cache_directory()`, stale as soon as any source of the package changes."""
+
+    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+        self._py_file = py_file
+        self._lineno = py_func.__code__.co_firstlineno
+        self._cache_path = str(cache_directory())
+
+    def get_source_stamp(self) -> str:
+        return source_digest()
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> KernelCacheLocator:
+        return cls(py_func, py_file)
+
+
+def entry(function: Function) -> Function:
+    """Jit a function that Python calls: cached on disk, without the GIL."""
+    config: Any = numba.core.config
+    configured = config.CACHE_LOCATOR_CLASSES
+    config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelCacheLocator.__name__}"
+    try:
+        return _njit(function, cache=True, nogil=True)
+    finally:
+        config.CACHE_LOCATOR_CLASSES = configured
+
+
+def part(fastmath: frozenset[str] = frozenset()) -> Callable[[Function], Function]:
+    """Jit a function that only kernels call."""
+    return functools.partial(_njit, fastmath=set(fastmath))
+
+
+def _njit(function: Function, **options: Any) -> Function:
+    # A dispatcher is called like the function it jits, so that is the type it is given.
+    jitted: Any = numba.njit(error_model="numpy", **options)(function)
+    return cast(Function, jitted)

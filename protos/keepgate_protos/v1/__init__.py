@@ -1,0 +1,1 @@
+"""Package keepgate.v1: the native API."""
