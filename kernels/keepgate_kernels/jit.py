@@ -57,7 +57,8 @@ def cache_directory() -> Path:
     substitute = Path(tempfile.mkdtemp(prefix="keepgate-kernels-"))
     atexit.register(shutil.rmtree, substitute, ignore_errors=True)
     if wanted.is_dir():
-        shutil.copytree(wanted, substitute, dirs_exist_ok=True)
+        for path in wanted.iterdir():
+            shutil.copyfile(path, substitute / path.name)
     return substitute
 
 

@@ -118,7 +118,7 @@ def run(
     for x in inputs:
         values, state = step(spec, tensors, state, x)
         outputs.append(values)
-    return np.array(outputs), state
+    return np.array(outputs).reshape(len(outputs), spec.head.size), state
 
 
 def log_softmax(logits: Array) -> Array:
@@ -132,5 +132,7 @@ def score(spec: ModelSpec, tensors: Tensors, tokens: Sequence[int]) -> Array:
     if not isinstance(spec.head, CategoricalHead):
         raise TypeError("score needs a categorical head")
     values, _ = run(spec, tensors, tokens[:-1])
-    log_probabilities: Array = log_softmax(values)[np.arange(len(tokens) - 1), np.asarray(tokens[1:])]
+    log_probabilities: Array = log_softmax(values)[
+        np.arange(len(tokens) - 1), np.asarray(tokens[1:], np.int64)
+    ]
     return log_probabilities
