@@ -1,0 +1,139 @@
+"""Settings: flag over environment (KEEPGATE_*) over TOML file over default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from keepgate.errors import ConfigError
+
+PREFIX = "KEEPGATE_"
+CONFIG_VARIABLE = PREFIX + "CONFIG"
+BUNDLED_MODELS = Path(__file__).parent / "bundled_models"
+
+MIB = 1 << 20
+MAX_PORT = 65_535
+
+
+class Settings(BaseSettings):
+    """All settings of the server. Flags come as keyword arguments.
+
+    Raises pydantic's ValidationError; `load_settings` turns it into a ConfigError for people.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    config: Path | None = Field(None, description="TOML file with any of these settings")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8001, ge=0, le=MAX_PORT, description="gRPC port; 0 takes a free one")
+    ready_file: Path | None = Field(None, description="file that gets host:port once the server answers")
+    models: Path = Field(
+        BUNDLED_MODELS, description="model repository: DIR/<name>/<version>/model.safetensors"
+    )
+    max_model_bytes: int = Field(512 * MIB, ge=1, description="largest model file that is read, in bytes")
+    max_sessions: int = Field(10_000, ge=1, le=10_000_000, description="open sessions of each model version")
+    idle_ttl_seconds: float = Field(
+        3_600.0,
+        allow_inf_nan=False,
+        gt=0,
+        description="how long a session outlives its last request by default",
+    )
+    idle_ttl_limit_seconds: float = Field(
+        86_400.0, allow_inf_nan=False, gt=0, description="the longest idle_ttl a client may ask for"
+    )
+    max_pending_steps: int = Field(
+        65_536, ge=1, description="inputs admitted and not yet applied, over all sessions"
+    )
+    max_batch: int = Field(1_024, ge=1, le=65_536, description="sessions computed in one tick")
+    max_inputs_per_request: int = Field(16_384, ge=1, description="inputs of one Step, prompt or Score")
+    max_generated_tokens: int = Field(16_384, ge=1, description="largest max_tokens of a Generate")
+    max_stream_pending: int = Field(
+        256, ge=1, description="unanswered steps of one stream before the server stops reading it"
+    )
+    max_message_bytes: int = Field(
+        4 * MIB, ge=1_024, le=(1 << 31) - 1, description="largest gRPC message in either direction"
+    )
+    keepalive_seconds: float = Field(
+        15.0,
+        allow_inf_nan=False,
+        ge=1,
+        description="silence on a connection after which the server pings the client",
+    )
+    keepalive_timeout_seconds: float = Field(
+        10.0,
+        allow_inf_nan=False,
+        ge=1,
+        description="wait for a ping's answer before the connection counts as dead",
+    )
+    drain_seconds: float = Field(
+        20.0, allow_inf_nan=False, ge=0, description="how long work in flight may take after SIGTERM"
+    )
+    log_format: Literal["human", "json"] = Field("human", description="how log lines look")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe log lines written"
+    )
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Settings:
+        if self.idle_ttl_seconds > self.idle_ttl_limit_seconds:
+            raise ValueError(
+                f"idle_ttl_seconds: got {self.idle_ttl_seconds}, expected at most "
+                f"idle_ttl_limit_seconds, {self.idle_ttl_limit_seconds}"
+            )
+        if self.max_inputs_per_request > self.max_pending_steps:
+            raise ValueError(
+                f"max_inputs_per_request: got {self.max_inputs_per_request}, expected at most "
+                f"max_pending_steps, {self.max_pending_steps}: a longer request would never start"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        flags = init_settings.init_kwargs if isinstance(init_settings, InitSettingsSource) else {}
+        path = flags.get("config") or os.environ.get(CONFIG_VARIABLE)
+        if not path:
+            return init_settings, env_settings
+        if not Path(path).is_file():
+            raise ConfigError(f"config: got {str(path)!r}, expected a TOML file")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(path))
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from flags, environment, file and defaults. Flags that are None count as not given.
+
+    Raises ConfigError with one line a setting at fault: name, what came, what was expected.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(fault) for fault in error.errors())) from error
+    except ValueError as error:  # a TOML file that does not parse
+        raise ConfigError(f"config: {error}") from error
+
+
+def _describe(fault: Any) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not name:
+        return message
+    if fault["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    return f"{name}: got {fault['input']!r}. {message}"

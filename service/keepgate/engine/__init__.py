@@ -1,0 +1,1 @@
+"""From submitted inputs to batches on the kernels."""

@@ -1,0 +1,222 @@
+"""Runs the jobs of one loaded model in batches.
+
+The first submission of a loop iteration schedules the tick behind what else that iteration has to
+do, so what arrived together is computed together and an idle server adds no wait. A cheap batch
+runs on the event loop, for a hop to a thread and back costs more; a dear one runs on the compute
+thread, without the GIL, while the next batch gathers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import structlog
+from keepgate_kernels import Lanes, Network, top_tokens
+from keepgate_kernels.spec import TokenInput
+
+from keepgate.engine.batcher import Batcher, Item
+from keepgate.engine.cost import CostModel
+from keepgate.engine.job import Job, Prediction, Scores
+from keepgate.errors import ComputationError
+
+QUANTUM = 32
+"""Inputs of one session in one tick."""
+MAX_INPUTS = 16_384
+"""Inputs of one tick over all sessions."""
+INLINE_SECONDS = 100e-6
+"""A batch cheaper than this runs on the loop: about what a hop to a thread and back costs."""
+
+log = structlog.get_logger(__name__)
+
+
+class ComputeThread:
+    """One thread, shared by all engines of the process: the kernels need the cores, not each
+    other."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="keepgate-compute")
+
+    def run(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+        """Run `work`, which must not raise, on the thread, then `done` on the loop."""
+        self._executor.submit(self._call, work, done)
+
+    def _call(self, work: Callable[[], None], done: Callable[[], None]) -> None:
+        work()
+        self._loop.call_soon_threadsafe(done)
+
+    def close(self) -> None:
+        """Wait for the work that runs."""
+        self._executor.shutdown(wait=True)
+
+
+class _Batch:
+    """Items in the lanes that compute them. Item i is in lane i."""
+
+    __slots__ = ("error", "hidden", "inputs", "items", "lanes")
+
+    def __init__(self, items: list[Item[Job]], lanes: Lanes) -> None:
+        self.items = items
+        self.lanes = lanes
+        self.inputs = sum(item.steps for item in items)
+        self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
+        self.error: Exception | None = None
+
+
+class Engine:
+    """Owns a network and the lanes it computes in. Used from the event loop only.
+
+    on_done gets the jobs that one batch finished, before those who wait for them are told: what
+    must happen for a whole tick at once happens there.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        compute: ComputeThread,
+        on_done: Callable[[list[Job]], None],
+        *,
+        max_lanes: int,
+    ) -> None:
+        self._network = network
+        self._compute_thread = compute
+        self._on_done = on_done
+        self._loop = asyncio.get_running_loop()
+        self._batcher: Batcher[Job] = Batcher(max_lanes=max_lanes, max_inputs=MAX_INPUTS, quantum=QUANTUM)
+        # Two: one holds the results being handed out while the other computes.
+        self._spare = [Lanes(network.spec, max_lanes=max_lanes, max_inputs=MAX_INPUTS) for _ in range(2)]
+        self._cost = CostModel(network.flops_per_step)
+        self._is_token_model = isinstance(network.spec.input, TokenInput)
+        self._scheduled = False
+        self._running = False
+
+    def submit(self, job: Job) -> None:
+        """Take a job. It will be done, whoever stops waiting for it."""
+        self._batcher.add(job)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._running:
+            self._scheduled = True
+            self._loop.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._scheduled = False
+        batch = self._gather()
+        if batch is None:
+            return
+        if self._is_cheap(batch):
+            self._run_here(batch)
+        else:
+            self._run_there(batch)
+
+    def _gather(self) -> _Batch | None:
+        items = self._batcher.next()
+        if not items:
+            return None
+        batch = _Batch(items, self._spare.pop())
+        try:
+            for job, steps, last in items:
+                end = job.offset + steps
+                batch.lanes.add(
+                    job.slot,
+                    job.inputs[job.offset : end],
+                    position=job.start + end,
+                    sampling=job.sampling,
+                    predict=last and not job.score,
+                    score=job.score,
+                )
+        except Exception as error:  # whatever it is, it must not end the engine
+            batch.error = error
+        return batch
+
+    def _is_cheap(self, batch: _Batch) -> bool:
+        return self._cost.estimate(batch.inputs) < INLINE_SECONDS
+
+    def _run_here(self, batch: _Batch) -> None:
+        self._compute(batch)
+        self._hand_out(batch, self._collect(batch))
+        if self._batcher.waiting:
+            self._schedule()
+
+    def _run_there(self, batch: _Batch) -> None:
+        self._running = True
+        self._compute_thread.run(lambda: self._compute(batch), lambda: self._came_back(batch))
+
+    def _compute(self, batch: _Batch) -> None:
+        """On either thread. Fails only into `batch.error`."""
+        if batch.error is not None:
+            return
+        begin = time.perf_counter()
+        try:
+            self._network.step(batch.lanes)
+            # Here, for the next batch may step the same session before this one is handed out.
+            for index, (job, _, last) in enumerate(batch.items):
+                if last and job.wants.hidden:
+                    batch.hidden[index] = self._network.hidden(job.slot)
+        except Exception as error:  # whatever it is, it must not end the engine
+            batch.error = error
+        else:
+            self._cost.learn(batch.inputs, time.perf_counter() - begin)
+
+    def _came_back(self, batch: _Batch) -> None:
+        """Back on the loop: keep the compute thread busy first, then hand out the results."""
+        self._running = False
+        done = self._collect(batch)
+        following = self._gather()
+        if following is not None and not self._is_cheap(following):
+            self._run_there(following)
+            following = None
+        self._hand_out(batch, done)
+        if following is not None:
+            self._run_here(following)
+
+    def _collect(self, batch: _Batch) -> list[Job]:
+        """Tell the batcher; the jobs that are over, in the order of their lanes."""
+        if batch.error is None:
+            return self._batcher.finish(batch.items)
+        log.error("tick failed", sessions=len(batch.items), exc_info=batch.error)
+        jobs = [job for item in batch.items for job in self._batcher.drop(item.work.slot)]
+        for job in jobs:
+            job.error = ComputationError()
+        return jobs
+
+    def _hand_out(self, batch: _Batch, done: list[Job]) -> None:
+        if batch.error is None:
+            for index, (job, steps, last) in enumerate(batch.items):
+                if job.score:
+                    self._take_scores(batch.lanes, index, job, steps, last)
+                elif last:
+                    job.reply = self._prediction(batch, index, job)
+        batch.lanes.clear()
+        self._spare.append(batch.lanes)
+        self._on_done(done)
+        for job in done:
+            job.settle()
+
+    def _prediction(self, batch: _Batch, index: int, job: Job) -> Prediction:
+        lanes = batch.lanes
+        reply = Prediction(job.start + len(job.inputs), hidden=batch.hidden.get(index))
+        if not self._is_token_model:
+            reply.outputs = lanes.outputs(index).copy()
+            return reply
+        reply.token = lanes.token(index)
+        reply.log_probability = lanes.log_probability(index)
+        if job.wants.top_k:
+            reply.top = top_tokens(lanes.logits(index), job.wants.top_k)
+        if job.wants.logits:
+            reply.logits = lanes.logits(index).copy()
+        return reply
+
+    def _take_scores(self, lanes: Lanes, index: int, job: Job, steps: int, last: bool) -> None:
+        scores = lanes.scores(index)
+        begin = job.start + job.offset - steps  # the batcher has moved the offset on
+        job.scores.append(scores[1 if begin == 0 else 0 :].copy())
+        if last:
+            job.reply = Scores(job.start + len(job.inputs), np.concatenate(job.scores))
+            job.scores.clear()

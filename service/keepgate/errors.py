@@ -1,0 +1,231 @@
+"""Everything that can go wrong, in the terms of the domain. No transport codes: see `rpc.status`.
+
+KeepgateError
+├── ConfigError              a setting is missing, mistyped or out of range
+├── ListenError              the address cannot be listened on
+├── RepositoryError          no model of the repository could be loaded
+├── ModelFileError           a model file is damaged or lies about itself
+├── UnknownCharacterError    a text cannot be encoded
+└── RequestError             a request was refused; the text is for the client
+    ├── InvalidArgumentError     a field of the request is at fault
+    ├── ModelNotFoundError
+    ├── SessionGoneError         the request names a session that is not open
+    │   ├── SessionNotFoundError     never opened, or so long ago that it is forgotten
+    │   ├── SessionClosedError
+    │   ├── SessionExpiredError
+    │   └── SessionLostError         its state was lost to a failure of the server
+    ├── SessionExistsError
+    ├── PositionMismatchError
+    ├── StepMismatchError
+    ├── RetryLaterError          the same request may succeed after `retry_after` seconds
+    │   ├── SessionInUseError
+    │   ├── SessionsExhaustedError
+    │   ├── StepsExhaustedError
+    │   └── DrainingError
+    └── ComputationError         the computation failed; the server's log says why
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+MAX_MESSAGE = 1_000
+"""Characters of a message to a client. It may echo the request, and travels in the trailing
+metadata, of which common clients take 8 KiB."""
+MAX_VALUE = 200
+"""Characters of one value of an error's metadata."""
+
+
+class KeepgateError(Exception):
+    """Base of all errors that Keepgate raises on purpose."""
+
+
+class ConfigError(KeepgateError):
+    """Settings are not valid; the text has one line a setting."""
+
+
+class ListenError(KeepgateError):
+    """The server cannot listen on its address."""
+
+
+class RepositoryError(KeepgateError):
+    """The model repository has no model that could be loaded."""
+
+
+class ModelFileError(KeepgateError):
+    """A model file was refused. `fault` says why, `tensor` names the tensor at fault, if one is."""
+
+    def __init__(self, path: Path, fault: str, tensor: str = "") -> None:
+        where = f"{path}: tensor {tensor!r}" if tensor else str(path)
+        super().__init__(f"{where}: {fault}")
+        self.path = path
+        self.fault = fault
+        self.tensor = tensor
+
+
+class UnknownCharacterError(KeepgateError):
+    """A text has a character that is not in the vocabulary. `index` counts characters from 0."""
+
+    def __init__(self, character: str, index: int) -> None:
+        super().__init__(f"character {character!r} at index {index} is not in the vocabulary")
+        self.character = character
+        self.index = index
+
+
+class RequestError(KeepgateError):
+    """A request was refused. `reason` is for programs, the text for people, `metadata` for both."""
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, **metadata: str | int) -> None:
+        super().__init__(_shorten(message, MAX_MESSAGE))
+        self.metadata = {name: _shorten(str(value), MAX_VALUE) for name, value in metadata.items()}
+
+
+class InvalidArgumentError(RequestError):
+    """`field` is the path of the field at fault, as in the proto: "inputs.tokens.ids[3]"."""
+
+    reason = "INVALID_ARGUMENT"
+
+    def __init__(self, field: str, got: str, expected: str) -> None:
+        super().__init__(f"{field}: got {got}, expected {expected}", field=field)
+        self.field = field
+        self.description = f"got {got}, expected {expected}"
+
+
+class ModelNotFoundError(RequestError):
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, model: str, version: str, loaded: str) -> None:
+        wanted = f"version {version!r} of model {model!r}" if version else f"model {model!r}"
+        super().__init__(f"{wanted} is not loaded; loaded: {loaded}", model=model, version=version)
+
+
+class SessionGoneError(RequestError):
+    """The session is not open. The subclass tells why."""
+
+    how: ClassVar[str]
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id!r} {self.how}", session_id=session_id)
+
+
+class SessionNotFoundError(SessionGoneError):
+    reason = "SESSION_NOT_FOUND"
+    how = "is unknown to this server"
+
+
+class SessionClosedError(SessionGoneError):
+    reason = "SESSION_CLOSED"
+    how = "is closed"
+
+
+class SessionExpiredError(SessionGoneError):
+    reason = "SESSION_EXPIRED"
+    how = "expired: no request came within its idle_ttl"
+
+
+class SessionLostError(SessionGoneError):
+    reason = "SESSION_LOST"
+    how = "was lost: a computation failed and left its state undefined"
+
+
+class SessionExistsError(RequestError):
+    reason = "SESSION_EXISTS"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id!r} is open already", session_id=session_id)
+
+
+class PositionMismatchError(RequestError):
+    """The request's position is neither the session's nor that of the request applied last."""
+
+    reason = "POSITION_MISMATCH"
+
+    def __init__(self, session_id: str, position: int, expected: int) -> None:
+        super().__init__(
+            f"position: got {position}, expected {expected}, the position of session {session_id!r}",
+            session_id=session_id,
+            position=position,
+            expected_position=expected,
+        )
+
+
+class StepMismatchError(RequestError):
+    """The request applied last came again, but with other inputs or options."""
+
+    reason = "STEP_MISMATCH"
+
+    def __init__(self, session_id: str, position: int, expected: int) -> None:
+        super().__init__(
+            f"another request was applied to session {session_id!r} at position {position}: got "
+            f"other inputs or options, expected the same for a retry, or position {expected} for "
+            "the next step",
+            session_id=session_id,
+            position=position,
+            expected_position=expected,
+        )
+
+
+class RetryLaterError(RequestError):
+    """Waiting helps: `retry_after` is a guess in seconds."""
+
+    retry_after: ClassVar[float]
+
+
+class SessionInUseError(RetryLaterError):
+    reason = "SESSION_IN_USE"
+    retry_after = 1.0
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"session {session_id!r} belongs to another open stream until that stream ends",
+            session_id=session_id,
+        )
+
+
+class SessionsExhaustedError(RetryLaterError):
+    reason = "SESSIONS_EXHAUSTED"
+    retry_after = 1.0
+
+    def __init__(self, model: str, version: str, limit: int) -> None:
+        super().__init__(
+            f"model {model!r} version {version} has all its {limit} sessions open",
+            model=model,
+            version=version,
+            limit=limit,
+        )
+
+
+class StepsExhaustedError(RetryLaterError):
+    reason = "STEPS_EXHAUSTED"
+    retry_after = 0.1
+
+    def __init__(self, pending: int, wanted: int, limit: int) -> None:
+        super().__init__(
+            f"{pending} inputs wait to be applied: got {wanted} more, expected at most {limit} in all",
+            pending=pending,
+            limit=limit,
+        )
+
+
+class DrainingError(RetryLaterError):
+    reason = "DRAINING"
+    retry_after = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down and takes no new work")
+
+
+class ComputationError(RequestError):
+    """A tick failed. The text stays general: the cause is in the server's log."""
+
+    reason = "COMPUTATION_FAILED"
+
+    def __init__(self) -> None:
+        super().__init__("the computation failed; the server's log says why")
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

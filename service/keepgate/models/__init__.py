@@ -1,0 +1,1 @@
+"""Model files, the repository of loaded models, tokenizers."""

@@ -1,0 +1,138 @@
+"""The model repository: DIR/<name>/<version>/model.safetensors, loaded at start."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from keepgate_kernels import Network, WeightsError
+from keepgate_kernels.spec import ModelSpec, TokenInput
+
+from keepgate.errors import (
+    InvalidArgumentError,
+    KeepgateError,
+    ModelFileError,
+    ModelNotFoundError,
+    RepositoryError,
+)
+from keepgate.models.format import load_model
+from keepgate.models.tokenizer import CharacterCodec
+from keepgate.sessions.table import ModelKey
+
+FILE_NAME = "model.safetensors"
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """One version of a model, ready to step. vocabulary_size is 0 for a feature model."""
+
+    key: ModelKey
+    spec: ModelSpec
+    network: Network
+    codec: CharacterCodec | None
+    vocabulary_size: int
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a repository held: the models that serve, and why the others do not."""
+
+    registry: Registry
+    refused: list[KeepgateError]
+
+
+class Registry:
+    """Loaded models by name and version. The newest version has the largest number."""
+
+    def __init__(self, models: list[LoadedModel]) -> None:
+        ordered = sorted(models, key=lambda model: (model.key.name, int(model.key.version)))
+        self._models = {model.key: model for model in ordered}
+        self._newest = {model.key.name: model for model in ordered}
+
+    def __iter__(self) -> Iterator[LoadedModel]:
+        """By name, then by version."""
+        return iter(self._models.values())
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def at(self, key: ModelKey) -> LoadedModel:
+        """The model of a key that is known to be loaded. Raises KeyError otherwise."""
+        return self._models[key]
+
+    def get(self, name: str, version: str = "", *, field: str = "model") -> LoadedModel:
+        """A loaded model; version "" means the newest.
+
+        Raises InvalidArgumentError naming `field` if the name is empty, else ModelNotFoundError.
+        """
+        if not name:
+            raise InvalidArgumentError(field, "nothing", "the name of a loaded model")
+        found = self._models.get(ModelKey(name, version)) if version else self._newest.get(name)
+        if found is None:
+            loaded = ", ".join(f"{key.name}/{key.version}" for key in self._models)
+            raise ModelNotFoundError(name, version, loaded)
+        return found
+
+
+def load_repository(directory: Path, *, max_bytes: int, slots: int) -> LoadReport:
+    """Load every model of a repository.
+
+    A model that is refused is reported, and the others serve. Raises RepositoryError if the
+    directory cannot be read or none of its models can serve.
+    """
+    models: list[LoadedModel] = []
+    refused: list[KeepgateError] = []
+    try:
+        folders = _version_folders(directory)
+    except OSError as error:
+        raise RepositoryError(f"models: {directory} cannot be read: {error.strerror}") from error
+    for name, version, folder in folders:
+        try:
+            models.append(_load(name, version, folder, max_bytes, slots))
+        except KeepgateError as error:
+            refused.append(error)
+    if not models:
+        faults = "".join(f"\n  {error}" for error in refused) or " it is empty"
+        raise RepositoryError(
+            f"models: no model in {directory} can serve, expected at least one "
+            f"<name>/<version>/{FILE_NAME}:{faults}"
+        )
+    return LoadReport(Registry(models), refused)
+
+
+def _version_folders(directory: Path) -> list[tuple[str, str, Path]]:
+    return [
+        (folder.name, version.name, version)
+        for folder in sorted(directory.iterdir())
+        if folder.is_dir() and not folder.name.startswith((".", "_"))
+        for version in sorted(folder.iterdir())
+        if version.is_dir() and not version.name.startswith(".")
+    ]
+
+
+def _load(name: str, version: str, folder: Path, max_bytes: int, slots: int) -> LoadedModel:
+    path = folder / FILE_NAME
+    if not NAME_PATTERN.fullmatch(name):
+        raise ModelFileError(path, f"name {name!r}, expected letters, digits, '.', '_' and '-'")
+    if not VERSION_PATTERN.fullmatch(version):
+        raise ModelFileError(path, f"version {version!r}, expected a positive integer")
+    file = load_model(path, max_bytes=max_bytes)
+    try:
+        network = Network(file.spec, file.tensors, slots=slots)
+    except (WeightsError, MemoryError) as error:
+        raise ModelFileError(path, f"cannot be made ready: {error}") from error
+    tokenizer = file.spec.tokenizer
+    token_input = file.spec.input if isinstance(file.spec.input, TokenInput) else None
+    return LoadedModel(
+        key=ModelKey(name, version),
+        spec=file.spec,
+        network=network,
+        codec=CharacterCodec(tokenizer.vocabulary) if tokenizer else None,
+        vocabulary_size=token_input.vocabulary_size if token_input else 0,
+        file_bytes=file.file_bytes,
+    )

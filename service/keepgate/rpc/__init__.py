@@ -1,0 +1,1 @@
+"""gRPC at the edge: conversion, status codes, interceptors, servicers."""

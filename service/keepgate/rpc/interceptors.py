@@ -1,0 +1,90 @@
+"""Around every call of keepgate.v1: errors become statuses, and calls in flight are counted for the
+drain."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import structlog
+
+from keepgate.errors import RequestError
+from keepgate.rpc.status import abort, internal_status, to_status
+
+PREFIX = "/keepgate."
+REQUEST_ID_BYTES = 8
+
+log = structlog.get_logger(__name__)
+
+Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+
+
+class CallGuard(grpc.aio.ServerInterceptor):
+    """Servicers raise domain errors; this maps them. They are coroutines that write to the context,
+    never generators."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Any] = {}
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Return when no call is in flight."""
+        await self._idle.wait()
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        method = handler_call_details.method
+        guarded = self._handlers.get(method)
+        if guarded is not None:
+            return guarded
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith(PREFIX):
+            return handler
+        guarded = self._handlers[method] = self._guard(handler, method)
+        return guarded
+
+    def _guard(self, handler: Any, method: str) -> Any:
+        kinds = {
+            (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
+            (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
+            (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
+        }
+        behaviour, build = kinds[handler.request_streaming, handler.response_streaming]
+        return build(
+            self._wrap(behaviour, method),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrap(self, behaviour: Behaviour, method: str) -> Behaviour:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            self._in_flight += 1
+            self._idle.clear()
+            try:
+                return await behaviour(request, context)
+            except RequestError as error:
+                await abort(context, to_status(error))
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # a bug: the client gets a safe text, the log gets the rest
+                request_id = secrets.token_hex(REQUEST_ID_BYTES)
+                log.error("call failed", method=method, request_id=request_id, exc_info=error)
+                await abort(context, internal_status(request_id))
+            finally:
+                self._in_flight -= 1
+                if not self._in_flight:
+                    self._idle.set()
+
+        return call

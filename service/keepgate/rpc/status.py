@@ -1,0 +1,94 @@
+"""Domain errors to gRPC status: the one table, and the details that programs read.
+
+ErrorInfo is on every error (domain "keepgate"), BadRequest where a field is at fault, RetryInfo
+where waiting helps: https://cloud.google.com/apis/design/errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status
+
+from keepgate.errors import (
+    ComputationError,
+    DrainingError,
+    InvalidArgumentError,
+    ModelNotFoundError,
+    PositionMismatchError,
+    RequestError,
+    RetryLaterError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionInUseError,
+    SessionLostError,
+    SessionNotFoundError,
+    SessionsExhaustedError,
+    StepMismatchError,
+    StepsExhaustedError,
+)
+
+DOMAIN = "keepgate"
+INTERNAL_REASON = "INTERNAL"
+
+CODES: Mapping[type[RequestError], grpc.StatusCode] = {
+    InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelNotFoundError: grpc.StatusCode.NOT_FOUND,
+    SessionNotFoundError: grpc.StatusCode.NOT_FOUND,
+    SessionClosedError: grpc.StatusCode.NOT_FOUND,
+    SessionExpiredError: grpc.StatusCode.NOT_FOUND,
+    SessionLostError: grpc.StatusCode.NOT_FOUND,
+    SessionExistsError: grpc.StatusCode.ALREADY_EXISTS,
+    PositionMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    StepMismatchError: grpc.StatusCode.FAILED_PRECONDITION,
+    SessionInUseError: grpc.StatusCode.ABORTED,
+    SessionsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    StepsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DrainingError: grpc.StatusCode.UNAVAILABLE,
+    ComputationError: grpc.StatusCode.INTERNAL,
+}
+
+
+def to_status(error: RequestError) -> status_pb2.Status:
+    """A google.rpc.Status with details. It travels in trailers, or in-band in a stream."""
+    status = _status(CODES[type(error)], str(error), error.reason, error.metadata)
+    if isinstance(error, InvalidArgumentError):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.description
+        )
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, RetryLaterError):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(round(error.retry_after * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
+
+
+def internal_status(request_id: str) -> status_pb2.Status:
+    """For what nobody expected: no internals, only where to look."""
+    return _status(
+        grpc.StatusCode.INTERNAL,
+        f"internal error; the server's log has it under request id {request_id}",
+        INTERNAL_REASON,
+        {"request_id": request_id},
+    )
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], status: status_pb2.Status) -> NoReturn:
+    """End the call with a status. Raises grpc.aio's AbortError."""
+    plain = rpc_status.to_status(status)
+    await context.abort(plain.code, plain.details, plain.trailing_metadata)
+
+
+def _status(
+    code: grpc.StatusCode, message: str, reason: str, metadata: Mapping[str, str]
+) -> status_pb2.Status:
+    status = status_pb2.Status(code=code.value[0], message=message)
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    status.details.add().Pack(info)
+    return status

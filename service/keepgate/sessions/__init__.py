@@ -1,0 +1,1 @@
+"""What the server knows of every sequence: positions, replies, times to live."""

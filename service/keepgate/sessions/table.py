@@ -1,0 +1,279 @@
+"""The rules of sessions: positions, retries, times to live. Pure: no I/O, no clock, no asyncio.
+
+Time comes as an argument, in seconds of one monotonic clock. What a request computes is opaque: its
+entry keeps an `outcome`, so that the same request sent again finds it.
+
+A session's entries are requests, each covering the positions [start, start + count):
+
+    applied last │ in flight │ in flight │ tail: where the next request goes
+                 └ position
+
+A request that names its position is admitted at the tail; at the start of an entry it is that
+request again if the digests are equal, and an error if they are not; anywhere else it is an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from itertools import islice
+from typing import Generic, NamedTuple, TypeVar
+
+from keepgate.errors import (
+    PositionMismatchError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionGoneError,
+    SessionInUseError,
+    SessionLostError,
+    SessionNotFoundError,
+    StepMismatchError,
+)
+from keepgate.sessions.wheel import Wheel
+
+Outcome = TypeVar("Outcome")
+
+TOMBSTONES = 65_536
+"""Ended sessions that are told apart from unknown ones: about 10 MB."""
+
+
+NO_SLOT = -1
+"""The slot of a session whose state was given back."""
+
+
+class ModelKey(NamedTuple):
+    """A model's name and version."""
+
+    name: str
+    version: str
+
+
+class Session(Generic[Outcome]):
+    """One sequence. `position` counts applied inputs, `tail` admitted ones; `slot` holds the
+    state."""
+
+    __slots__ = (
+        "created",
+        "ended",
+        "entries",
+        "last_used",
+        "model",
+        "owner",
+        "position",
+        "serial",
+        "session_id",
+        "slot",
+        "tail",
+        "ttl",
+    )
+
+    def __init__(
+        self, session_id: str, serial: int, model: ModelKey, slot: int, ttl: float, now: float
+    ) -> None:
+        self.session_id = session_id
+        self.serial = serial
+        self.model = model
+        self.slot = slot
+        self.ttl = ttl
+        self.created = now
+        self.last_used = now
+        self.position = 0
+        self.tail = 0
+        self.entries: list[Entry[Outcome]] = []
+        self.owner: object | None = None
+        self.ended: type[SessionGoneError] | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When the session expires if nothing comes."""
+        return self.last_used + self.ttl
+
+    def take_free_slot(self) -> int | None:
+        """The slot, once, when the session is over and no work needs its state; otherwise None."""
+        if self.ended is None or self.position != self.tail:
+            return None
+        slot, self.slot = self.slot, NO_SLOT
+        return None if slot == NO_SLOT else slot
+
+
+class Entry(Generic[Outcome]):
+    """One admitted request. `outcome` is the caller's: a reply that is pending or kept."""
+
+    __slots__ = ("count", "digest", "outcome", "session", "start", "unapplied")
+
+    def __init__(self, session: Session[Outcome], start: int, count: int, digest: bytes) -> None:
+        self.session = session
+        self.start = start
+        self.count = count
+        self.unapplied = count
+        self.digest = digest
+        self.outcome: Outcome | None = None
+
+
+class SessionTable(Generic[Outcome]):
+    """All sessions of a server, in order of creation."""
+
+    def __init__(self, tombstones: int = TOMBSTONES) -> None:
+        self._sessions: dict[str, Session[Outcome]] = {}
+        self._tombstones: OrderedDict[str, type[SessionGoneError]] = OrderedDict()
+        self._tombstone_limit = tombstones
+        self._counts: Counter[ModelKey] = Counter()
+        self._deadlines: Wheel[Session[Outcome]] = Wheel(lambda session: session.deadline)
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def count(self, model: ModelKey) -> int:
+        """Open sessions of one model version."""
+        return self._counts[model]
+
+    def open(self, session_id: str, model: ModelKey, slot: int, ttl: float, now: float) -> Session[Outcome]:
+        """Start a session at position 0. Raises SessionExistsError."""
+        self.check_absent(session_id)
+        self._serial += 1
+        session: Session[Outcome] = Session(session_id, self._serial, model, slot, ttl, now)
+        self._sessions[session_id] = session
+        self._tombstones.pop(session_id, None)
+        self._counts[model] += 1
+        self._deadlines.add(session)
+        return session
+
+    def check_absent(self, session_id: str) -> None:
+        """Raises SessionExistsError if a session of this id is open."""
+        if session_id in self._sessions:
+            raise SessionExistsError(session_id)
+
+    def get(self, session_id: str, now: float) -> Session[Outcome]:
+        """An open session. Asking does not prolong its life.
+
+        Raises a SessionGoneError that tells unknown, closed, expired and lost sessions apart.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise self._tombstones.get(session_id, SessionNotFoundError)(session_id)
+        if session.deadline <= now and session.position == session.tail:
+            raise SessionExpiredError(session_id)  # the next `expire` takes it out
+        return session
+
+    def claim(self, session: Session[Outcome], owner: object) -> None:
+        """Make `owner`, a stream, the only one that may step the session till `release`."""
+        self.check_owner(session, owner)
+        session.owner = owner
+
+    def check_owner(self, session: Session[Outcome], owner: object) -> None:
+        """Raises SessionInUseError if the session belongs to another stream."""
+        if session.owner is not None and session.owner is not owner:
+            raise SessionInUseError(session.session_id)
+
+    def admit(
+        self, session: Session[Outcome], position: int | None, count: int, digest: bytes, now: float
+    ) -> tuple[Entry[Outcome], bool]:
+        """Take a request of `count` inputs; position None means wherever the session is.
+
+        Returns the request's entry, and True if it is new: then the caller starts the work and sets
+        `outcome`. False means it was admitted before: its outcome is there.
+        Raises SessionGoneError, PositionMismatchError, StepMismatchError; then nothing has changed.
+        """
+        if session.ended is not None:
+            raise session.ended(session.session_id)
+        if position is not None and position != session.tail:
+            entry = self._find(session, position)
+            if entry.digest != digest:
+                raise StepMismatchError(session.session_id, position, session.tail)
+            session.last_used = now
+            return entry, False
+        entry = Entry(session, session.tail, count, digest)
+        session.entries.append(entry)
+        session.tail += count
+        session.last_used = now
+        return entry, True
+
+    def extend(self, entry: Entry[Outcome], count: int, now: float) -> None:
+        """Let a request go on with `count` more inputs, as a generation does with each token.
+
+        Raises SessionGoneError, and PositionMismatchError if another request came in between.
+        """
+        session = entry.session
+        if session.ended is not None:
+            raise session.ended(session.session_id)
+        end = entry.start + entry.count
+        if end != session.tail:
+            raise PositionMismatchError(session.session_id, end, session.tail)
+        entry.count += count
+        entry.unapplied += count
+        session.tail += count
+        session.last_used = now
+
+    def complete(self, entry: Entry[Outcome], count: int) -> None:
+        """`count` more inputs of an entry were applied. Entries of a session complete in order."""
+        session = entry.session
+        entry.unapplied -= count
+        session.position += count
+        entries = session.entries
+        while len(entries) > 1 and entries[1].unapplied == 0:
+            del entries[0]
+
+    def lose(self, session: Session[Outcome]) -> None:
+        """The session's state is undefined: end it, and forget its work in flight."""
+        session.tail = session.position
+        session.entries.clear()
+        if session.ended is None:
+            self._end(session, SessionLostError)
+
+    def close(self, session_id: str, now: float) -> Session[Outcome]:
+        """End a session. Work in flight is still applied; `tail` is the last position."""
+        session = self.get(session_id, now)
+        self._end(session, SessionClosedError)
+        return session
+
+    def expire(self, now: float) -> list[Session[Outcome]]:
+        """End the sessions whose time is over, and return them. Work in flight keeps one alive."""
+        expired: list[Session[Outcome]] = []
+        for session in self._deadlines.due(now):
+            if session.position != session.tail:
+                session.last_used = now
+                self._deadlines.add(session)
+                continue
+            self._deadlines.add(session)
+            self._end(session, SessionExpiredError)
+            expired.append(session)
+        return expired
+
+    def page(self, after: int, size: int, model: str, now: float) -> tuple[list[Session[Outcome]], bool]:
+        """At most `size` sessions created after the one of serial `after`, and whether more follow.
+
+        model: the name of the only model wanted, "" for all.
+        """
+        wanted = (
+            session
+            for session in self._sessions.values()
+            if session.serial > after
+            and (not model or session.model.name == model)
+            and (session.deadline > now or session.position != session.tail)
+        )
+        found = list(islice(wanted, size + 1))
+        return found[:size], len(found) > size
+
+    def total(self, model: str) -> int:
+        """Open sessions of all versions of a model, "" for all models."""
+        if not model:
+            return len(self._sessions)
+        return sum(count for key, count in self._counts.items() if key.name == model)
+
+    def _find(self, session: Session[Outcome], position: int) -> Entry[Outcome]:
+        for entry in session.entries:
+            if entry.start == position:
+                return entry
+        raise PositionMismatchError(session.session_id, position, session.tail)
+
+    def _end(self, session: Session[Outcome], how: type[SessionGoneError]) -> None:
+        session.ended = how
+        session.owner = None
+        del self._sessions[session.session_id]
+        self._deadlines.remove(session)
+        self._counts[session.model] -= 1
+        self._tombstones[session.session_id] = how
+        self._tombstones.move_to_end(session.session_id)
+        if len(self._tombstones) > self._tombstone_limit:
+            self._tombstones.popitem(last=False)
