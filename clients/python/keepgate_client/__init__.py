@@ -1,0 +1,119 @@
+"""Client of Keepgate, the server of gated recurrent networks.
+
+    from keepgate_client import Client
+
+    with Client("127.0.0.1:8001") as client, client.open("shakespeare-lstm") as session:
+        for token in session.generate("ROMEO:", max_tokens=200, temperature=0.8):
+            print(token.text, end="")
+
+`AsyncClient` has the same names for asyncio. Errors: `keepgate_client.errors`.
+"""
+
+from importlib.metadata import version
+
+from keepgate_client._retry import RetryPolicy
+from keepgate_client.aio import AsyncClient
+from keepgate_client.aio_session import AsyncSession
+from keepgate_client.aio_stream import AsyncStream
+from keepgate_client.client import Client
+from keepgate_client.errors import (
+    AnswerLostError,
+    CallCancelledError,
+    ComputationError,
+    DeadlineExceededError,
+    DrainingError,
+    ExhaustedError,
+    FieldViolation,
+    InvalidArgumentError,
+    KeepgateError,
+    MessageTooLargeError,
+    ModelNotFoundError,
+    PositionMismatchError,
+    ServerError,
+    SessionBusyError,
+    SessionClosedError,
+    SessionError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionGoneError,
+    SessionInUseError,
+    SessionLostError,
+    SessionNotFoundError,
+    SessionsExhaustedError,
+    StepMismatchError,
+    StepsExhaustedError,
+    StepSkippedError,
+    TransportError,
+    UnexpectedStatusError,
+    UnreachableError,
+)
+from keepgate_client.session import Session
+from keepgate_client.stream import Stream
+from keepgate_client.types import (
+    CategoricalHeadInfo,
+    FeatureInputInfo,
+    FinishReason,
+    LayerInfo,
+    LinearHeadInfo,
+    ModelInfo,
+    Prediction,
+    Score,
+    SessionInfo,
+    Token,
+    TokenInputInfo,
+    TokenProbability,
+)
+
+__version__ = version("keepgate-client")
+
+__all__ = [
+    "AnswerLostError",
+    "AsyncClient",
+    "AsyncSession",
+    "AsyncStream",
+    "CallCancelledError",
+    "CategoricalHeadInfo",
+    "Client",
+    "ComputationError",
+    "DeadlineExceededError",
+    "DrainingError",
+    "ExhaustedError",
+    "FeatureInputInfo",
+    "FieldViolation",
+    "FinishReason",
+    "InvalidArgumentError",
+    "KeepgateError",
+    "LayerInfo",
+    "LinearHeadInfo",
+    "MessageTooLargeError",
+    "ModelInfo",
+    "ModelNotFoundError",
+    "PositionMismatchError",
+    "Prediction",
+    "RetryPolicy",
+    "Score",
+    "ServerError",
+    "Session",
+    "SessionBusyError",
+    "SessionClosedError",
+    "SessionError",
+    "SessionExistsError",
+    "SessionExpiredError",
+    "SessionGoneError",
+    "SessionInUseError",
+    "SessionInfo",
+    "SessionLostError",
+    "SessionNotFoundError",
+    "SessionsExhaustedError",
+    "StepMismatchError",
+    "StepSkippedError",
+    "StepsExhaustedError",
+    "Stream",
+    "Token",
+    "TokenInputInfo",
+    "TokenProbability",
+    "TransportError",
+    "UnexpectedStatusError",
+    "UnreachableError",
+    "__version__",
+]

@@ -1,0 +1,162 @@
+"""A session of the asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from types import TracebackType
+from typing import Self
+
+import grpc
+from keepgate_protos.v1.sequences_pb2 import GenerateRequest
+from numpy.typing import ArrayLike
+
+from keepgate_client import _convert, _plans, errors
+from keepgate_client._generation import Generation, generate_request
+from keepgate_client._io import AsyncIO
+from keepgate_client._session import SessionBase, SessionState, closing
+from keepgate_client.aio_stream import AsyncStream
+from keepgate_client.types import Prediction, Score, SessionInfo, Token
+
+
+class AsyncSession(SessionBase):
+    """`Session` for asyncio. One call at a time: a second one raises SessionBusyError."""
+
+    def __init__(self, io: AsyncIO, plans: _plans.Plans, state: SessionState) -> None:
+        self._io = io
+        self._plans = plans
+        self._state = state
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with closing(error):
+            await self.close()
+
+    async def step(
+        self,
+        *,
+        text: str | None = None,
+        tokens: _convert.Tokens | None = None,
+        features: ArrayLike | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        seed: int = 0,
+        top: int = 0,
+        logits: bool = False,
+        hidden: bool = False,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """As `Session.step`."""
+        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
+        inputs = _convert.StepInputs.of(tokens, text, features)
+        request = inputs.request(self.session_id, options)
+        return await self._io.run(self._plans.step(self._state, request, timeout))
+
+    def generate(
+        self,
+        prompt: str | _convert.Tokens | None = None,
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        seed: int = 0,
+        stop_tokens: Iterable[int] = (),
+        coalesce: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Token]:
+        """As `Session.generate`, for `async for`."""
+        options = _convert.StepOptions(temperature, top_k, top_p, seed)
+        request = generate_request(self._state, prompt, options, max_tokens, tuple(stop_tokens), coalesce)
+        return self._generated(request, timeout)
+
+    async def _generated(self, request: GenerateRequest, timeout: float | None) -> AsyncIterator[Token]:
+        with self._state.used_by("generate"):
+            generation = Generation(self._plans, self._state, request, timeout)
+            while not generation.finished:
+                wish = generation.call()
+                call = self._io.generate(wish.request, timeout=wish.timeout)
+                try:
+                    async for response in call:
+                        for token in generation.receive(response):
+                            yield generation.hand_out(token)
+                    generation.ended()
+                    continue
+                except grpc.RpcError as failure:
+                    error = self._io.error(failure)
+                except errors.UnreachableError as ended:
+                    error = ended
+                finally:
+                    call.cancel()
+                await asyncio.sleep(generation.failed(error))
+
+    async def score(
+        self,
+        *,
+        text: str | None = None,
+        tokens: _convert.Tokens | None = None,
+        per_token: bool = False,
+        timeout: float | None = None,
+    ) -> Score:
+        """As `Session.score`."""
+        inputs = _convert.inputs_to_proto(tokens, text)
+        return await self._io.run(self._plans.score(self._state, inputs, per_token, timeout))
+
+    def stream(
+        self,
+        *,
+        text: Iterable[str] | AsyncIterable[str] | None = None,
+        tokens: Iterable[_convert.Tokens] | AsyncIterable[_convert.Tokens] | None = None,
+        features: Iterable[ArrayLike] | AsyncIterable[ArrayLike] | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        seed: int = 0,
+        top: int = 0,
+        logits: bool = False,
+        hidden: bool = False,
+        window: int = 1,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Prediction]:
+        """As `Session.stream`, for `async for`; the inputs may be asynchronous too."""
+        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
+        items, convert = _convert.step_items(tokens, text, features)
+        inputs = (convert(item) async for item in _convert.as_async(items))
+        return self._streamed(inputs, options, window, timeout)
+
+    async def _streamed(
+        self,
+        items: AsyncIterator[_convert.StepInputs],
+        options: _convert.StepOptions,
+        window: int,
+        timeout: float | None,
+    ) -> AsyncIterator[Prediction]:
+        pending: deque[asyncio.Future[Prediction]] = deque()
+        async with AsyncStream(self._io, self._plans, window) as stream:
+            async for item in items:
+                pending.append(stream.submit(self._state, item, options, timeout))
+                while pending and (len(pending) >= window or pending[0].done()):
+                    yield await pending.popleft()
+            while pending:
+                yield await pending.popleft()
+
+    async def describe(self, *, timeout: float | None = None) -> SessionInfo:
+        """As `Session.describe`."""
+        return await self._io.run(self._plans.describe(self.session_id, timeout))
+
+    async def resync(self, *, timeout: float | None = None) -> SessionInfo:
+        """As `Session.resync`."""
+        return await self._io.run(self._plans.resync(self._state, timeout))
+
+    async def close(self, *, timeout: float | None = None) -> int:
+        """As `Session.close`."""
+        return await self._io.run(self._plans.close(self._state, timeout))

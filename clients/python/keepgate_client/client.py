@@ -1,0 +1,160 @@
+"""The synchronous client. `aio` has the same names for asyncio; what both do is in `_plans`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from keepgate_client import _convert, _plans, _rpc
+from keepgate_client._io import IO
+from keepgate_client._retry import RetryPolicy
+from keepgate_client.session import Session
+from keepgate_client.stream import Stream
+from keepgate_client.types import ModelInfo, Score, SessionInfo
+
+DEFAULT_TARGET = "127.0.0.1:8001"
+DEFAULT_TIMEOUT = 30.0
+"""Seconds that a call may take, retries included, where none are given."""
+
+
+class Client:
+    """A connection to a Keepgate server. Safe to share between threads; close it when done.
+
+    target: address, as "127.0.0.1:8001" or "dns:///keepgate.example:8001".
+    timeout: seconds a call may take by default, all its attempts together.
+    retry: how requests that are safe to repeat are repeated.
+    credentials: TLS credentials (grpc.ssl_channel_credentials()); None means plain text.
+    options: further gRPC channel options.
+
+    No connection is made before the first call.
+
+        with Client("127.0.0.1:8001") as client:
+            with client.open("shakespeare-lstm") as session:
+                print(session.step(text="To be").text)
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        retry: RetryPolicy | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        options: Iterable[tuple[str, Any]] = (),
+    ) -> None:
+        self.target = target
+        self._plans = _plans.Plans(timeout, retry or RetryPolicy())
+        arguments = _rpc.channel_options(options)
+        self._channel = (
+            grpc.insecure_channel(target, arguments)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, arguments)
+        )
+        self._io = IO(self._channel, target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. Sessions stay open on the server until closed or expired."""
+        self._channel.close()
+
+    def open(
+        self,
+        model: str,
+        version: str = "",
+        session_id: str = "",
+        idle_ttl: float | timedelta | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Session:
+        """Start a session at position 0 with a zero state. As a context manager it closes itself.
+
+        version: empty means the newest one loaded.
+        session_id: 1 to 128 characters of [A-Za-z0-9._~-]; empty draws 128 random bits.
+        idle_ttl: seconds or timedelta that the session outlives its last request; None means the
+            server's default.
+
+        Raises ModelNotFoundError, SessionExistsError, SessionsExhaustedError, InvalidArgumentError,
+        TransportError. With a session_id of your own, SessionExistsError may also mean that the answer
+        to this very call was lost; `attach` takes the session up.
+
+            with client.open("shakespeare-gru", idle_ttl=60) as session:
+                ...
+        """
+        plan = self._plans.open(model, version, session_id, idle_ttl, timeout)
+        return Session(self._io, self._plans, self._io.run(plan))
+
+    def attach(self, session_id: str, *, timeout: float | None = None) -> Session:
+        """Take up an open session at the server's position, as after a restart of this program.
+
+        Raises SessionGoneError, TransportError.
+
+            session = client.attach("conversation-17")
+        """
+        state = self._io.run(self._plans.attach(session_id, timeout))
+        return Session(self._io, self._plans, state)
+
+    def stream(self, *, window: int = 1) -> Stream:
+        """One bidirectional call for the steps of many sessions; see `Stream`.
+
+        with client.stream() as stream:
+            futures = [stream.step(session, text="a") for session in sessions]
+            predictions = [future.result() for future in futures]
+        """
+        return Stream(self._io, self._plans, window)
+
+    def sessions(
+        self, model: str = "", *, page_size: int = 0, timeout: float | None = None
+    ) -> Iterator[SessionInfo]:
+        """All open sessions in order of creation, fetched page by page; `timeout` is for each page.
+
+        for info in client.sessions(model="shakespeare-lstm"):
+            print(info.session_id, info.position)
+        """
+        token = ""
+        while True:
+            plan = self._plans.sessions_page(model, page_size, token, timeout)
+            page, token = self._io.run(plan)
+            yield from page
+            if not token:
+                return
+
+    def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """Every loaded model and version, by name and version."""
+        return self._io.run(self._plans.models(timeout))
+
+    def model(self, name: str, version: str = "", *, timeout: float | None = None) -> ModelInfo:
+        """One loaded model; an empty version means the newest. Raises ModelNotFoundError."""
+        return self._io.run(self._plans.model(name, version, timeout))
+
+    def score(
+        self,
+        model: str,
+        *,
+        text: str | None = None,
+        tokens: _convert.Tokens | None = None,
+        version: str = "",
+        per_token: bool = False,
+        timeout: float | None = None,
+    ) -> Score:
+        """Log-likelihood of a sequence from a zero state; keeps nothing on the server.
+
+        Raises ModelNotFoundError, InvalidArgumentError, StepsExhaustedError, TransportError.
+
+            client.score("shakespeare-gru", text="To be, or not to be").bits_per_token
+        """
+        inputs = _convert.inputs_to_proto(tokens, text)
+        return self._io.run(self._plans.score_model(model, version, inputs, per_token, timeout))

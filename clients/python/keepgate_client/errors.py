@@ -1,0 +1,240 @@
+"""What a call can raise. Every class is exported by `keepgate_client`.
+
+KeepgateError                         everything below; has code, reason, metadata, retry_after
+├── SessionBusyError                  two calls on one session at the same time; nothing was sent
+├── StepSkippedError                  an earlier step of the session on the stream failed; not applied
+├── AnswerLostError                   applied, but the answer is lost; only with a window above 1
+├── TransportError                    no answer of a Keepgate server
+│   ├── UnreachableError              no connection, or it broke, and retrying did not help
+│   ├── DeadlineExceededError         the timeout passed; also a TimeoutError
+│   ├── CallCancelledError            the call was cancelled, or its client or stream closed
+│   ├── MessageTooLargeError          a message is over the server's or the client's limit
+│   └── UnexpectedStatusError         any other gRPC status without a Keepgate reason
+└── ServerError                       the server refused; nothing was applied
+    ├── InvalidArgumentError          a field is at fault; also a ValueError
+    ├── ModelNotFoundError
+    ├── SessionError                  about one session, `session_id`
+    │   ├── SessionGoneError          it is not open, and its state is gone
+    │   │   ├── SessionNotFoundError  it never was, or so long ago that the server forgot
+    │   │   ├── SessionClosedError
+    │   │   ├── SessionExpiredError   it was idle for longer than its idle_ttl
+    │   │   └── SessionLostError      a failure of the server took its state
+    │   ├── SessionExistsError        open() with a session_id that is taken
+    │   ├── SessionInUseError         it belongs to another open stream
+    │   ├── PositionMismatchError     the step's position is not the session's
+    │   └── StepMismatchError         the step applied last came again, but changed
+    ├── ExhaustedError                a limit of the server is reached
+    │   ├── SessionsExhaustedError
+    │   └── StepsExhaustedError
+    ├── DrainingError                 the server is shutting down
+    └── ComputationError              the computation failed; the server's log says why
+
+Calling a session's method again with the same arguments is safe after any of these: the session sends
+its position, so the step is applied once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from grpc import StatusCode
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field at fault. `field` is its path in the request, as in "inputs.tokens.ids[3]"."""
+
+    field: str
+    description: str
+
+
+class KeepgateError(Exception):
+    """Base of all errors of this client.
+
+    message: what happened, in words.
+    code: the gRPC status code.
+    reason: the machine-readable reason, as "POSITION_MISMATCH"; empty where the server gave none.
+    metadata: what the server told beside the reason.
+    retry_after: seconds after which the server suggests to try again, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: StatusCode = StatusCode.UNKNOWN,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
+        violations: tuple[FieldViolation, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.metadata: Mapping[str, str] = dict(metadata or {})
+        self.retry_after = retry_after
+        self.violations = violations
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own pickling would call the class without the keyword arguments.
+        return (type(self), (self.message,), self.__dict__)
+
+    def _number(self, key: str) -> int | None:
+        text = self.metadata.get(key, "")
+        return int(text) if text.isdecimal() else None
+
+
+class SessionBusyError(KeepgateError, RuntimeError):
+    """A session takes one call at a time. To send steps ahead of their answers, use a stream."""
+
+
+class StepSkippedError(KeepgateError):
+    """Not applied: an earlier step of the session on the same stream failed. `__cause__` is its error."""
+
+
+class AnswerLostError(KeepgateError):
+    """Applied once, but its answer was lost with the connection, and later steps came after it.
+
+    Only on a stream with a window above 1: the server keeps the answer to a session's last step.
+    """
+
+
+class TransportError(KeepgateError):
+    """No answer of a Keepgate server. Whether a step was applied is unknown: send it again."""
+
+
+class UnreachableError(TransportError):
+    """No connection to the server, or it broke, and retrying did not help."""
+
+
+class DeadlineExceededError(TransportError, TimeoutError):
+    """The timeout passed before the answer came."""
+
+
+class CallCancelledError(TransportError):
+    """The call was cancelled, or its client or stream was closed."""
+
+
+class MessageTooLargeError(TransportError):
+    """A message is larger than the server or the client takes; nothing was applied."""
+
+
+class UnexpectedStatusError(TransportError):
+    """A gRPC status that carries no Keepgate reason; `code` tells which."""
+
+
+class ServerError(KeepgateError):
+    """The server refused the request; nothing was applied. `reason` tells why."""
+
+
+class ModelNotFoundError(ServerError):
+    """No such model, or no such version of it, is loaded."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model asked for."""
+        return self.metadata.get("model", "")
+
+
+class SessionError(ServerError):
+    """About one session. The subclass tells what."""
+
+    @property
+    def session_id(self) -> str:
+        """The session that the request named."""
+        return self.metadata.get("session_id", "")
+
+
+class SessionGoneError(SessionError):
+    """The session is not open, and its state is gone. The subclass tells why."""
+
+
+class SessionNotFoundError(SessionGoneError):
+    """The server knows no session of this id."""
+
+
+class SessionClosedError(SessionGoneError):
+    """The session was closed."""
+
+
+class SessionExpiredError(SessionGoneError):
+    """The session was idle for longer than its idle_ttl."""
+
+
+class SessionLostError(SessionGoneError):
+    """A failure of the server took the session's state."""
+
+
+class SessionExistsError(SessionError):
+    """A session of this id is open already. `attach` takes it up."""
+
+
+class PositionMismatchError(SessionError):
+    """The step's position is neither the session's nor that of the step applied last."""
+
+    @property
+    def expected_position(self) -> int | None:
+        """The session's position on the server."""
+        return self._number("expected_position")
+
+    @property
+    def position(self) -> int | None:
+        """The position that the request named."""
+        return self._number("position")
+
+
+class StepMismatchError(SessionError):
+    """The step applied last came again with other inputs or options, so no stored answer fits."""
+
+
+class SessionInUseError(SessionError):
+    """The session belongs to another open stream until that ends."""
+
+
+class InvalidArgumentError(ServerError, ValueError):
+    """The request is at fault. `violations` names the fields."""
+
+
+class ExhaustedError(ServerError):
+    """A limit of the server is reached. `retry_after` says when to try again."""
+
+
+class SessionsExhaustedError(ExhaustedError):
+    """The server holds as many sessions as it may."""
+
+
+class StepsExhaustedError(ExhaustedError):
+    """As many steps wait as may."""
+
+
+class DrainingError(ServerError):
+    """The server is shutting down and takes no new work."""
+
+
+class ComputationError(ServerError):
+    """A computation failed in the server. Its log says why."""
+
+
+REASONS: Mapping[str, type[ServerError]] = {
+    "MODEL_NOT_FOUND": ModelNotFoundError,
+    "SESSION_NOT_FOUND": SessionNotFoundError,
+    "SESSION_CLOSED": SessionClosedError,
+    "SESSION_EXPIRED": SessionExpiredError,
+    "SESSION_LOST": SessionLostError,
+    "SESSION_EXISTS": SessionExistsError,
+    "POSITION_MISMATCH": PositionMismatchError,
+    "STEP_MISMATCH": StepMismatchError,
+    "SESSION_IN_USE": SessionInUseError,
+    "INVALID_ARGUMENT": InvalidArgumentError,
+    "SESSIONS_EXHAUSTED": SessionsExhaustedError,
+    "STEPS_EXHAUSTED": StepsExhaustedError,
+    "DRAINING": DrainingError,
+    "COMPUTATION_FAILED": ComputationError,
+}
+"""The reasons of docs/protocol.md; one that a newer server adds becomes a plain ServerError."""

@@ -1,0 +1,199 @@
+"""What calls return: frozen dataclasses, float32 arrays where there are vectors.
+
+Letters: V vocabulary size, N outputs of a linear head, P width of a layer's hidden state.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenProbability:
+    """A token and the natural logarithm of its probability under the model itself."""
+
+    token: int
+    log_probability: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What the model says after the last input of a step.
+
+    position: the session's position after the step.
+    replayed: the step had been applied before, and this is its stored answer.
+    token, text, log_probability: the drawn token (token models; else None, "" and None).
+    top: the most probable tokens, in descending order, if asked for.
+    logits: float32 [V] if asked for.
+    outputs: float32 [N] (feature models).
+    hidden: float32 [P] for each layer, the first layer first, if asked for.
+
+    Two predictions are equal if all their fields are, arrays bit for bit.
+    """
+
+    position: int
+    replayed: bool = False
+    token: int | None = None
+    text: str = ""
+    log_probability: float | None = None
+    top: tuple[TokenProbability, ...] = ()
+    logits: FloatArray | None = None
+    outputs: FloatArray | None = None
+    hidden: tuple[FloatArray, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        values = (getattr(self, field.name) for field in fields(self))
+        return tuple(_bytes_of(value) for value in values)
+
+
+def _bytes_of(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return (value.shape, value.tobytes())
+    if isinstance(value, tuple):
+        return tuple(_bytes_of(item) for item in value)
+    return value
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    MAX_TOKENS = "max_tokens"
+    STOP_TOKEN = "stop_token"  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token.
+
+    text: the token's text; the joined texts of a generation are its text.
+    log_probability: natural logarithm of its probability under the model itself.
+    position: the session's position when it was drawn. The token itself is an input not yet applied.
+    finish_reason: set on the last token of a generation.
+    """
+
+    token: int
+    text: str
+    log_probability: float
+    position: int
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Score:
+    """The log-likelihood of a sequence.
+
+    log_likelihood: sum over the scored tokens of the natural logarithm of each one's probability given
+        all inputs before it.
+    scored: tokens in the sum. The first token at position 0 has nothing before it and is not scored.
+    log_probabilities: float32 [scored] if asked for with per_token.
+    position: the position after the last token.
+    replayed: the tokens had been applied before, and this is the stored answer.
+    """
+
+    log_likelihood: float
+    scored: int
+    position: int
+    log_probabilities: FloatArray | None = None
+    replayed: bool = False
+
+    @property
+    def bits_per_token(self) -> float:
+        """Mean code length of a scored token in bits; nan if none was scored."""
+        return -self.log_likelihood / math.log(2) / self.scored if self.scored else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What the server knows of a session."""
+
+    session_id: str
+    model: str
+    version: str
+    position: int
+    created: datetime
+    last_used: datetime
+    idle_ttl: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One recurrent layer. cell: "rnn_tanh", "rnn_relu", "lstm", "cifg", "gru", "gru_reset_before"."""
+
+    cell: str
+    hidden_size: int
+    projection_size: int
+    peepholes: bool
+    cell_clip: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInputInfo:
+    """The model takes token ids below vocabulary_size; vocabulary holds each one's text, if listed."""
+
+    vocabulary_size: int
+    embedding_size: int
+    tokenizer: str
+    vocabulary: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureInputInfo:
+    """The model takes float32 vectors of this size."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CategoricalHeadInfo:
+    """The model predicts a distribution over this many tokens."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinearHeadInfo:
+    """The model predicts a vector of this size."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A loaded model.
+
+    parameters counts the trained numbers; file_bytes and state_bytes (of one session) are in bytes;
+    fingerprint is the SHA-256 of spec and weights; sessions counts the open ones of this version.
+    """
+
+    name: str
+    version: str
+    input: TokenInputInfo | FeatureInputInfo
+    layers: tuple[LayerInfo, ...]
+    head: CategoricalHeadInfo | LinearHeadInfo
+    parameters: int
+    file_bytes: int
+    precision: str
+    state_bytes: int
+    fingerprint: str
+    sessions: int
+    description: str
+    source: str
+    licence: str
