@@ -24,6 +24,8 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     process = ServerProcess(tmp_path_factory.mktemp("server"), {"models": repository}).wait_ready()
     yield process
     assert process.stop() == 0, process.log()
+    assert '"level": "error"' not in process.log()
+    assert "Traceback" not in process.log()
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def configure_logs(log_format: Literal["human", "json"], level: str) -> None:
     root.setLevel(level.upper())
     # Numba logs every compiled byte code at debug level; nobody who debugs a server wants that.
     logging.getLogger("numba").setLevel(logging.WARNING)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_dead_call)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -45,3 +46,9 @@ def configure_logs(log_format: Literal["human", "json"], level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _is_no_dead_call(record: logging.LogRecord) -> bool:
+    """gRPC logs an error, with a traceback, whenever an answer finds its client gone. That is the
+    client's business and happens every day."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")

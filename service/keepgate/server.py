@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from keepgate_kernels import cpu_info
 from keepgate_protos.v1 import models_pb2, models_pb2_grpc, sequences_pb2, sequences_pb2_grpc
 
 from keepgate import __version__
@@ -35,7 +36,7 @@ EXPIRY_SECONDS = 0.5
 """How often idle sessions are looked for. A session is refused at its deadline, however late the
 search."""
 FLUSH_SECONDS = 1.0
-"""What calls that outlive the drain, such as a watch of the health, get to hear that it is over."""
+"""What calls that outlive the drain, or were cut off, have to hear that it is over."""
 SWITCH_SECONDS = 5e-4
 """How long the event loop may keep the GIL from the compute thread; Python's default is ten times
 that, several times a batch."""
@@ -66,12 +67,25 @@ async def _serve(settings: Settings) -> None:
         for name in ("", *SERVICES):
             await status.set(name, health_pb2.HealthCheckResponse.SERVING)
         address = _address(settings.host, port)
+        # What is here now stays: without it, full collections need not walk all that Numba made.
+        gc.collect()
+        gc.freeze()
+        signals = _Signals()  # before anyone can know that the server is ready
         if settings.ready_file is not None:
             _write_ready_file(settings.ready_file, address)
         seconds = round(time.perf_counter() - begin, 3)
-        log.info("ready", address=address, version=__version__, pid=os.getpid(), seconds=seconds)
-        await _until_stopped(settings, server, sequences, guard, status)
+        log.info(
+            "ready",
+            address=address,
+            version=__version__,
+            kernel=cpu_info()["kernel"],
+            pid=os.getpid(),
+            seconds=seconds,
+        )
+        await _until_stopped(settings, server, sequences, guard, status, signals)
     finally:
+        if settings.ready_file is not None:
+            settings.ready_file.unlink(missing_ok=True)
         sequences.stop()
 
 
@@ -154,31 +168,38 @@ async def _until_stopped(
     sequences: Sequences,
     guard: CallGuard,
     status: health.aio.HealthServicer,
+    signals: _Signals,
 ) -> None:
-    first, second = asyncio.Event(), asyncio.Event()
-    _on_signals(lambda: second.set() if first.is_set() else first.set())
     expiry = asyncio.ensure_future(_expire(sequences))
     try:
-        await first.wait()
+        await signals.first.wait()
         log.info("draining", calls=guard.in_flight, seconds=settings.drain_seconds)
         sequences.drain()
         await status.enter_graceful_shutdown()
-        waits = [asyncio.ensure_future(guard.wait_idle()), asyncio.ensure_future(second.wait())]
+        waits = [asyncio.ensure_future(guard.wait_idle()), asyncio.ensure_future(signals.second.wait())]
         await asyncio.wait(waits, timeout=settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         if guard.in_flight:
             log.warning("calls cut off", calls=guard.in_flight)
-        await server.stop(None if second.is_set() or guard.in_flight else FLUSH_SECONDS)
+            guard.cut()
+        await server.stop(FLUSH_SECONDS)
         log.info("stopped")
     finally:
         expiry.cancel()
 
 
-def _on_signals(callback: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, callback)
+class _Signals:
+    """The first SIGTERM or SIGINT since this was made, and the second."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._came)
+
+    def _came(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
 
 
 async def _expire(sequences: Sequences) -> None:

@@ -250,13 +250,14 @@ def test_attach_takes_a_session_up(client: Client) -> None:
         client.attach("never-there")
 
 
-def test_sessions_are_listed_over_pages(client: Client) -> None:
-    opened = [client.open("ids") for _ in range(5)]
-    listed = [info.session_id for info in client.sessions("ids", page_size=2)]
-    assert listed == [session.session_id for session in opened]
-    for session in opened:
-        session.close()
-    assert list(client.sessions("ids")) == []
+def test_sessions_are_listed_over_pages(start_server: Callable[..., ServerProcess]) -> None:
+    with Client(start_server().address) as client:
+        opened = [client.open("ids") for _ in range(5)]
+        listed = [info.session_id for info in client.sessions("ids", page_size=2)]
+        assert listed == [session.session_id for session in opened]
+        for session in opened:
+            session.close()
+        assert list(client.sessions("ids")) == []
 
 
 def test_one_call_at_a_time(client: Client) -> None:

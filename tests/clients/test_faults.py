@@ -175,8 +175,14 @@ def test_score_whose_answer_is_lost_is_replayed(proxy: Proxy, client: Client) ->
         assert session.position == session.describe().position == 5
 
 
-def test_open_and_close_whose_answers_are_lost(proxy: Proxy, client: Client) -> None:
-    with Client(proxy.address) as behind, ThreadPoolExecutor(1) as pool:
+def test_open_and_close_whose_answers_are_lost(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    with (
+        Proxy(server.address) as proxy,
+        Client(server.address) as client,
+        Client(proxy.address) as behind,
+        ThreadPoolExecutor(1) as pool,
+    ):
         behind.models()  # connects
         proxy.swallow_answers()
         opening = pool.submit(behind.open, "ids")

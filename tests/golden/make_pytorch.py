@@ -84,7 +84,7 @@ def main() -> None:
     for name, module in modules().items():
         record_module(arrays, name, module)
     record_cifg(arrays)
-    np.savez_compressed(Path(__file__).with_name("pytorch.npz"), **arrays)
+    np.savez_compressed(Path(__file__).with_name("pytorch.npz"), allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,8 @@ def test_the_backends_do_not_import_each_other() -> None:
 
 
 def test_the_client_needs_no_numba() -> None:
-    code = "import keepgate_client, sys; print(sorted({'numba', 'llvmlite', 'keepgate'} & sys.modules.keys()))"
+    heavy = {"numba", "llvmlite", "keepgate"}
+    code = f"import keepgate_client, sys; print(sorted({heavy} & sys.modules.keys()))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic
 
 from grpc import StatusCode
 from keepgate_protos.v1 import sequences_pb2
 
 from keepgate_client import _convert, errors
+from keepgate_client._futures import Completion, F
 from keepgate_client._retry import RetryPolicy
 from keepgate_client._rpc import error_from_status
 from keepgate_client._session import SessionState
@@ -24,19 +25,6 @@ from keepgate_client.types import Prediction
 
 SWEEP_SECONDS = 0.1
 """How often unanswered steps are checked against their deadlines."""
-
-
-class PredictionFuture(Protocol):
-    """What concurrent.futures.Future and asyncio.Future have in common."""
-
-    def done(self) -> bool: ...
-
-    def set_result(self, result: Prediction, /) -> None: ...
-
-    def set_exception(self, exception: BaseException, /) -> None: ...
-
-
-F = TypeVar("F", bound=PredictionFuture)
 
 
 @dataclass(slots=True, eq=False)
@@ -72,9 +60,6 @@ class Lane(Generic[F]):
         return chain(self.sent, self.waiting)
 
 
-Completion: TypeAlias = tuple[F, Prediction | errors.KeepgateError]
-
-
 class Multiplexer(Generic[F]):
     """The state of a multiplexing stream.
 
@@ -100,10 +85,6 @@ class Multiplexer(Generic[F]):
     def idle(self) -> bool:
         """No step waits for an answer."""
         return not self._lanes
-
-    def futures(self) -> list[F]:
-        """The futures of all steps that wait for an answer."""
-        return [step.future for lane in self._lanes.values() for step in lane.steps()]
 
     def submit(
         self,
@@ -314,14 +295,3 @@ def _skipped(lane: Lane[F], cause: errors.KeepgateError) -> errors.StepSkippedEr
     )
     error.__cause__ = cause
     return error
-
-
-def complete(completions: list[Completion[F]]) -> None:
-    """Complete the futures. Not under a lock: callbacks of the user run here."""
-    for future, outcome in completions:
-        if future.done():
-            continue
-        if isinstance(outcome, Prediction):
-            future.set_result(outcome)
-        else:
-            future.set_exception(outcome)

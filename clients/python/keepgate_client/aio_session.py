@@ -141,13 +141,18 @@ class AsyncSession(SessionBase):
         timeout: float | None,
     ) -> AsyncIterator[Prediction]:
         pending: deque[asyncio.Future[Prediction]] = deque()
-        async with AsyncStream(self._io, self._plans, window) as stream:
-            async for item in items:
-                pending.append(stream.submit(self._state, item, options, timeout))
-                while pending and (len(pending) >= window or pending[0].done()):
+        try:
+            async with AsyncStream(self._io, self._plans, window) as stream:
+                async for item in items:
+                    pending.append(stream.submit(self._state, item, options, timeout))
+                    while pending and (len(pending) >= window or pending[0].done()):
+                        yield await pending.popleft()
+                while pending:
                     yield await pending.popleft()
-            while pending:
-                yield await pending.popleft()
+        finally:
+            for future in pending:
+                # Of what came after an error nobody asks; asyncio would complain in the log.
+                future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def describe(self, *, timeout: float | None = None) -> SessionInfo:
         """As `Session.describe`."""

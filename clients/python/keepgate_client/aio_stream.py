@@ -14,8 +14,9 @@ from grpc import StatusCode
 from numpy.typing import ArrayLike
 
 from keepgate_client import _convert, _plans, errors
+from keepgate_client._futures import Completion, complete
 from keepgate_client._io import AsyncIO
-from keepgate_client._multiplex import Completion, Multiplexer, complete
+from keepgate_client._multiplex import Multiplexer
 from keepgate_client._session import SessionState
 from keepgate_client.stream import CLOSE_SECONDS
 from keepgate_client.types import Prediction
@@ -96,8 +97,8 @@ class AsyncStream:
     async def flush(self) -> None:
         """Wait until every step queued so far is answered or has failed."""
         while not self._core.idle:
-            await asyncio.wait(self._core.futures())
-            await asyncio.sleep(0)
+            self._changed.clear()
+            await self._changed.wait()
 
     async def close(self) -> None:
         """End the stream. Steps without an answer raise CallCancelledError and may be applied or not."""
@@ -120,7 +121,7 @@ class AsyncStream:
                     await self._back_off(error)
         finally:
             closed = errors.CallCancelledError("the stream was closed", code=StatusCode.CANCELLED)
-            complete(self._core.fail_all(closed))
+            self._settle(self._core.fail_all(closed))
 
     async def _wait_for_work(self) -> bool:
         while self._core.idle and not self._closing:

@@ -16,8 +16,9 @@ from keepgate_protos.v1.sequences_pb2 import StreamRequest
 from numpy.typing import ArrayLike
 
 from keepgate_client import _convert, _plans, errors
+from keepgate_client._futures import Completion, complete
 from keepgate_client._io import IO
-from keepgate_client._multiplex import Completion, Multiplexer, complete
+from keepgate_client._multiplex import Multiplexer
 from keepgate_client._session import SessionState
 from keepgate_client.types import Prediction
 

@@ -187,17 +187,30 @@ class Engine:
         return jobs
 
     def _hand_out(self, batch: _Batch, done: list[Job]) -> None:
+        """Read the answers, free the lanes, and tell those who wait."""
         if batch.error is None:
-            for index, (job, steps, last) in enumerate(batch.items):
-                if job.score:
-                    self._take_scores(batch.lanes, index, job, steps, last)
-                elif last:
-                    job.reply = self._prediction(batch, index, job)
+            for index, item in enumerate(batch.items):
+                self._read(batch, index, item)
         batch.lanes.clear()
         self._spare.append(batch.lanes)
         self._on_done(done)
         for job in done:
-            job.settle()
+            try:
+                job.settle()
+            except Exception as error:  # one caller's failure must not keep the answers of the others
+                log.error("an answer could not be delivered", exc_info=error)
+
+    def _read(self, batch: _Batch, index: int, item: Item[Job]) -> None:
+        """Read one lane's answer into its job."""
+        job, steps, last = item
+        try:
+            if job.score:
+                self._take_scores(batch.lanes, index, job, steps, last)
+            elif last:
+                job.reply = self._prediction(batch, index, job)
+        except Exception as error:  # it must not keep the answers of the others either
+            log.error("an answer could not be read", exc_info=error)
+            job.error = ComputationError()
 
     def _prediction(self, batch: _Batch, index: int, job: Job) -> Prediction:
         lanes = batch.lanes

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import structlog
 
-from keepgate.errors import RequestError
+from keepgate.errors import DrainingError, RequestError
 from keepgate.rpc.status import abort, internal_status, to_status
 
 PREFIX = "/keepgate."
@@ -28,7 +28,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self._handlers: dict[str, Any] = {}
-        self._in_flight = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._cutting = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -38,7 +39,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     @property
     def in_flight(self) -> int:
-        return self._in_flight
+        return len(self._tasks)
+
+    def cut(self) -> None:
+        """End the calls in flight: the client gets a DrainingError."""
+        self._cutting = True
+        for task in self._tasks:
+            task.cancel()
 
     async def intercept_service(
         self,
@@ -70,21 +77,28 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     def _wrap(self, behaviour: Behaviour, method: str) -> Behaviour:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            self._in_flight += 1
+            task = asyncio.current_task()
+            if task is None:
+                raise RuntimeError("a call must run in a task")
+            self._tasks.add(task)
             self._idle.clear()
             try:
                 return await behaviour(request, context)
             except RequestError as error:
                 await abort(context, to_status(error))
-            except grpc.aio.AbortError:
-                raise
+            except (grpc.aio.AbortError, grpc.aio.InternalError):
+                raise  # the end that was asked for; or the call is dead, and nothing reaches the client
+            except asyncio.CancelledError:
+                if not self._cutting:  # then it is the client that went away
+                    raise
+                await abort(context, to_status(DrainingError()))
             except Exception as error:  # a bug: the client gets a safe text, the log gets the rest
                 request_id = secrets.token_hex(REQUEST_ID_BYTES)
                 log.error("call failed", method=method, request_id=request_id, exc_info=error)
                 await abort(context, internal_status(request_id))
             finally:
-                self._in_flight -= 1
-                if not self._in_flight:
+                self._tasks.discard(task)
+                if not self._tasks:
                     self._idle.set()
 
         return call

@@ -1,0 +1,226 @@
+"""keepgate list, show, sessions: what a server holds."""
+
+# ruff: noqa: PLC0415 - imports that take long are made by the commands that need them
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keepgate.cli.output import (
+    Json,
+    Model,
+    Server,
+    connected,
+    console,
+    fail,
+    name_and_version,
+    print_json,
+    size,
+)
+
+if TYPE_CHECKING:
+    from keepgate_client import LayerInfo, ModelInfo
+
+Models = Annotated[
+    Path | None,
+    typer.Option(
+        "--models",
+        metavar="DIR",
+        help="Read this model repository instead of asking a server.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+
+
+def list_models(server: Server, models: Models = None, as_json: Json = False) -> None:
+    """List the models that a server has loaded."""
+    from rich.table import Table
+
+    found = _read_models(models) if models else _ask_models(server)
+    if as_json:
+        print_json([_as_dict(model) for model in found])
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("MODEL", "VERSION", "LAYERS", "INPUT"):
+        table.add_column(name, no_wrap=name != "LAYERS")
+    for name in ("PARAMETERS", "FILE", "SESSIONS"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for model in found:
+        table.add_row(
+            model.name,
+            model.version,
+            _layers(model),
+            _input(model),
+            f"{model.parameters:,}",
+            size(model.file_bytes),
+            f"{model.sessions:,}",
+        )
+    console().print(table)
+
+
+def show(model: Model, server: Server, models: Models = None, as_json: Json = False) -> None:
+    """Show a model's shape, size and origin."""
+    from rich.table import Table
+
+    name, version = name_and_version(model)
+    if models:
+        found = _pick(_read_models(models), name, version, models)
+    else:
+        with connected(server) as client:
+            found = client.model(name, version)
+    if as_json:
+        print_json(_as_dict(found))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in _facts(found):
+        if value:
+            table.add_row(label, value)
+    console().print(table)
+
+
+def sessions(
+    server: Server,
+    model: Annotated[str, typer.Option("--model", "-m", help="Only sessions of this model.")] = "",
+    as_json: Json = False,
+) -> None:
+    """List the open sessions of a server."""
+    from rich.table import Table
+
+    with connected(server) as client:
+        found = list(client.sessions(model, page_size=1000))
+    if as_json:
+        print_json([dataclasses.asdict(session) for session in found])
+        return
+    if not found:
+        typer.echo("No session is open.", err=True)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("SESSION", overflow="fold")
+    table.add_column("MODEL", no_wrap=True)
+    for column in ("POSITION", "IDLE", "EXPIRES IN"):
+        table.add_column(column, justify="right", no_wrap=True)
+    now = datetime.now(UTC)
+    for session in found:
+        idle = (now - session.last_used).total_seconds()
+        table.add_row(
+            session.session_id,
+            f"{session.model}/{session.version}",
+            f"{session.position:,}",
+            _duration(idle),
+            _duration(session.idle_ttl.total_seconds() - idle),
+        )
+    console().print(table)
+
+
+def _ask_models(server: str) -> list[ModelInfo]:
+    with connected(server) as client:
+        return client.models()
+
+
+def _read_models(directory: Path) -> list[ModelInfo]:
+    """The models of a repository, loaded as the server would."""
+    from keepgate_client._convert import model_from_proto
+
+    from keepgate.config import load_settings
+    from keepgate.errors import KeepgateError
+    from keepgate.models.registry import load_repository
+    from keepgate.rpc.describe import model_to
+
+    try:
+        limit = load_settings().max_model_bytes
+        report = load_repository(directory, max_bytes=limit, slots=1)
+    except KeepgateError as error:
+        fail(str(error))
+    for refused in report.refused:
+        typer.echo(f"refused: {refused}", err=True)
+    return [model_from_proto(model_to(model, sessions=0)) for model in report.registry]
+
+
+def _pick(models: list[ModelInfo], name: str, version: str, directory: Path) -> ModelInfo:
+    for model in reversed(models):  # the newest version comes last
+        if model.name == name and version in ("", model.version):
+            return model
+    there = ", ".join(f"{model.name}/{model.version}" for model in models)
+    wanted = f"{name}/{version}" if version else name
+    fail(f"model {wanted!r} is not in {directory}; there: {there}")
+
+
+def _as_dict(model: ModelInfo) -> dict[str, Any]:
+    fields = dataclasses.asdict(model)
+    for part in ("input", "head"):
+        kind = type(getattr(model, part)).__name__.removesuffix("Info")
+        fields[part] = {"kind": kind.removesuffix("Input").removesuffix("Head").lower(), **fields[part]}
+    return fields
+
+
+def _facts(model: ModelInfo) -> list[tuple[str, str]]:
+    return [
+        ("Model", f"{model.name}/{model.version}"),
+        ("Description", model.description),
+        ("Input", _input(model)),
+        ("Layers", "\n".join(_layer(layer) for layer in model.layers)),
+        ("Output", _output(model)),
+        ("Parameters", f"{model.parameters:,}"),
+        ("File", f"{size(model.file_bytes)}, {model.precision} in the kernels"),
+        ("State", f"{size(model.state_bytes)} a session"),
+        ("Sessions", f"{model.sessions:,}"),
+        ("Source", model.source),
+        ("Licence", model.licence),
+        ("Fingerprint", model.fingerprint),
+    ]
+
+
+CELLS = {
+    "rnn_tanh": "RNN (tanh)",
+    "rnn_relu": "RNN (ReLU)",
+    "lstm": "LSTM",
+    "cifg": "coupled-gate LSTM",
+    "gru": "GRU",
+    "gru_reset_before": "GRU (reset before)",
+}
+
+
+def _layers(model: ModelInfo) -> str:
+    return ", ".join(f"{layer.cell} {layer.hidden_size}" for layer in model.layers)
+
+
+def _layer(layer: LayerInfo) -> str:
+    parts = [f"{CELLS.get(layer.cell, layer.cell)}, {layer.hidden_size:,} units"]
+    if layer.projection_size:
+        parts.append(f"projected to {layer.projection_size:,}")
+    if layer.peepholes:
+        parts.append("peepholes")
+    if layer.cell_clip:
+        parts.append(f"cell clipped to {layer.cell_clip:g}")
+    return ", ".join(parts)
+
+
+def _input(model: ModelInfo) -> str:
+    from keepgate_client import FeatureInputInfo
+
+    if isinstance(model.input, FeatureInputInfo):
+        return f"{model.input.size:,} features"
+    return f"{model.input.vocabulary_size:,} {model.input.tokenizer or 'tokens'}"
+
+
+def _output(model: ModelInfo) -> str:
+    from keepgate_client import LinearHeadInfo
+
+    if isinstance(model.head, LinearHeadInfo):
+        return f"a vector of {model.head.size:,}"
+    return f"a distribution over {model.head.size:,} tokens"
+
+
+def _duration(seconds: float) -> str:
+    seconds = max(0.0, seconds)
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

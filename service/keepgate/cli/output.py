@@ -1,0 +1,104 @@
+"""How commands reach a server and print: what they share."""
+
+# ruff: noqa: PLC0415 - imports that take long are made by the commands that need them
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from keepgate_client import Client
+    from rich.console import Console
+
+DEFAULT_PORT = "8001"
+BROKEN_PIPE = 141
+"""128 + SIGPIPE, as of a program that the signal ended."""
+
+
+def default_server() -> str:
+    """The server of this machine, at the port that `keepgate serve` would take."""
+    return f"127.0.0.1:{os.environ.get('KEEPGATE_PORT', DEFAULT_PORT)}"
+
+
+Server = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        "-s",
+        envvar="KEEPGATE_SERVER",
+        metavar="ADDRESS",
+        help="Server to ask, host:port; 127.0.0.1:8001 if not given.",
+        show_default=False,
+        default_factory=default_server,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name of a model, or NAME/VERSION; the newest version if none.")
+]
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong on stderr and exit with 1."""
+    prefix = typer.style("keepgate:", fg=typer.colors.RED, bold=True)
+    typer.echo(f"{prefix} {message}", err=True)
+    raise typer.Exit(1)
+
+
+@contextmanager
+def connected(server: str) -> Iterator[Client]:
+    """A client of the server. What goes wrong is told in words, and the command exits with 1."""
+    from keepgate_client import Client, KeepgateError, RetryPolicy, UnreachableError
+
+    try:
+        # One quick second attempt: a person would rather hear soon that nothing is there.
+        with Client(server, retry=RetryPolicy(attempts=2)) as client:
+            yield client
+    except UnreachableError as error:
+        fail(
+            f"no server answers at {server}.\n"
+            "Start one with 'keepgate serve', or name another with --server ADDRESS or KEEPGATE_SERVER.\n"
+            f"({error})"
+        )
+    except KeepgateError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        # The reader has gone, as `head` does. Python would complain once more when it flushes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(BROKEN_PIPE) from None
+
+
+def name_and_version(model: str) -> tuple[str, str]:
+    """ "letters/2" as its two parts; the version is "" if there is none."""
+    name, _, version = model.partition("/")
+    return name, version
+
+
+def print_json(value: Any) -> None:
+    """For programs: one JSON document."""
+    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+
+
+def console(stderr: bool = False) -> Console:
+    """Where Rich prints. Piped, tables are as wide as they need to be, without colour."""
+    from rich.console import Console
+
+    out = Console(stderr=stderr, highlight=False)
+    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+
+
+def size(count: int) -> str:
+    """Bytes for people: 3_800_000 is "3.6 MiB"."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

@@ -1,0 +1,53 @@
+"""The documents against the code they describe."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from keepgate.config import Settings
+from keepgate.errors import RequestError
+from keepgate.rpc.status import CODES, INTERNAL_REASON
+
+ROOT = Path(__file__).parents[2]
+
+
+def documents() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.split()]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_and_its_default(name: str) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    (row,) = re.findall(rf"^\| `{name}` \| (.*?) \| (.*) \|$", text, re.MULTILINE)
+    field = Settings.model_fields[name]
+    defaults = {"models": "the bundled models"}
+    expected = defaults.get(name, "none" if field.default is None else f"`{field.default}`")
+    assert row == (expected, field.description)
+
+
+def test_every_reason_and_its_status() -> None:
+    rows = dict(
+        re.findall(r"^\| ([A-Z_, ]+?) \| ([A-Z_]+) \|", (ROOT / "docs/protocol.md").read_text(), re.MULTILINE)
+    )
+    documented = {reason: status for reasons, status in rows.items() for reason in reasons.split(", ")}
+    expected = {error.reason: code.name for error, code in CODES.items()}
+    assert documented == expected | {INTERNAL_REASON: "INTERNAL"}
+
+
+def test_every_request_error_has_a_status() -> None:
+    def leaves(kind: type[RequestError]) -> set[type[RequestError]]:
+        below = kind.__subclasses__()
+        return {kind} if not below else set().union(*map(leaves, below))
+
+    assert leaves(RequestError) == set(CODES)
+
+
+def test_links_lead_somewhere() -> None:
+    for document in documents():
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.relative_to(ROOT)}: {target}"
