@@ -78,7 +78,7 @@ protos: $(VENV)/development ## Regenerate the stubs from the .proto files
 proto-diff: ## Fail if the committed stubs are not those of the .proto files
 	rm -rf build/protos && mkdir -p build/protos
 	$(MAKE) protos PROTO_OUT=build/protos
-	cd build/protos && find . -type f | while read -r stub; do diff -u "../../protos/$$stub" "$$stub"; done
+	cd build/protos && for stub in $$(find . -type f); do diff -u "../../protos/$$stub" "$$stub" || exit 1; done
 
 .PHONY: bench-rpc
 bench-rpc: $(VENV)/runtime ## Measure round trips beside a bare gRPC echo server
