@@ -22,6 +22,7 @@ from keepgate_kernels.spec import (
     LayerSpec,
     ModelSpec,
     TokenInput,
+    layer_tensors,
 )
 
 Array = NDArray[np.float64]
@@ -95,10 +96,7 @@ def step(spec: ModelSpec, tensors: Tensors, state: State, x: int | Array) -> tup
         value = np.asarray(x, np.float64)
     after: State = []
     for index, (layer, (h, c)) in enumerate(zip(spec.layers, state, strict=True)):
-        prefix = f"layers.{index}."
-        weights = {
-            name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
-        }
+        weights = layer_tensors(tensors, index)
         after.append(cell_step(layer, weights, value, h, c))
         value = after[-1][0]
     return head(tensors, value), after

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 MAX_WIDTH = 1 << 16
 """Largest hidden, input, embedding and projection size: keeps every size product within 64 bits."""
@@ -234,6 +235,15 @@ class ModelSpec:
     def state_bytes(self) -> int:
         """Bytes of one session's state: float32 h and c of every layer."""
         return 4 * sum(layer.output_size + layer.cell_state_size for layer in self.layers)
+
+
+Tensor = TypeVar("Tensor")
+
+
+def layer_tensors(tensors: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """The tensors of one layer by their short names: "layers.0.bias_ih" is "bias_ih" of layer 0."""
+    prefix = f"layers.{index}."
+    return {n.removeprefix(prefix): tensor for n, tensor in tensors.items() if n.startswith(prefix)}
 
 
 def _check_int(field: str, value: int, low: int, high: int) -> None:

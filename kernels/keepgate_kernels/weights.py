@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cpu.matmul import BLOCK, UNROLL
-from keepgate_kernels.spec import GATES, CellKind, FeatureInput, LayerSpec, ModelSpec
+from keepgate_kernels.spec import GATES, CellKind, FeatureInput, LayerSpec, ModelSpec, layer_tensors
 from keepgate_kernels.spec_json import dump_spec
 
 Float32 = NDArray[np.float32]
@@ -138,11 +138,7 @@ def pack(spec: ModelSpec, tensors: Mapping[str, Float32]) -> Weights:
     plan = np.full((len(spec.layers) + 2, COLUMNS), ABSENT, np.int64)
     width = spec.input_size
     for index, layer in enumerate(spec.layers):
-        prefix = f"layers.{index}."
-        own = {
-            name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
-        }
-        _pack_layer(packer, plan[1 + index], layer, own)
+        _pack_layer(packer, plan[1 + index], layer, layer_tensors(tensors, index))
         if index == 0:
             _pack_input(packer, plan, spec, tensors)
         width = layer.output_size
@@ -172,18 +168,13 @@ def _pack_input(
         row[INPUT_OFFSET] = packer.add(_pad(embedding, len(embedding), padded(spec.input_size)))
         return
     layer = spec.layers[0]
-    table = np.tile(_bias(layer, _short(tensors)).astype(np.float64), (len(embedding), 1))
+    table = np.tile(_bias(layer, layer_tensors(tensors, 0)).astype(np.float64), (len(embedding), 1))
     x_weights = _columns(layer, tensors["layers.0.weight_ih"], _x_order(layer.cell.kind))
     columns = x_weights.shape[1]
     table[:, :columns] += embedding.astype(np.float64) @ x_weights.astype(np.float64)
     row[INPUT_KIND] = FOLDED
     row[INPUT_OFFSET] = packer.add(table)
     first[[X_OFFSET, X_COLUMNS]] = ABSENT
-
-
-def _short(tensors: Mapping[str, Float32]) -> dict[str, Float32]:
-    prefix = "layers.0."
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _x_order(kind: CellKind) -> tuple[str, ...]:
