@@ -8,6 +8,7 @@ do. Equal logits rank by ascending token id.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,12 +30,33 @@ _LEAST_TEMPERATURE = np.float32(1e-6)
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is drawn. temperature 0 takes the most probable token; top_k 0 and top_p 1 keep all."""
+    """How a token is drawn.
+
+    temperature: 0 or more; 0 takes the most probable token. top_k: tokens kept; 0, or as many as there are,
+    keeps all. top_p: above 0, up to 1, which keeps all. seed: 64 bits.
+    Raises ValueError naming the field at fault.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        bounds: tuple[tuple[str, float, bool, str], ...] = (
+            (
+                "temperature",
+                self.temperature,
+                math.isfinite(self.temperature) and self.temperature >= 0,
+                "a finite number, at least 0",
+            ),
+            ("top_k", self.top_k, 0 <= self.top_k < 1 << 32, "from 0 to 2**32 - 1"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0 and at most 1"),
+            ("seed", self.seed, 0 <= self.seed < 1 << 64, "from 0 to 2**64 - 1"),
+        )
+        for name, value, valid, expected in bounds:
+            if not valid:
+                raise ValueError(f"{name}: got {value}, expected {expected}")
 
     def as_record(self) -> tuple[int, float, float, int]:
         """Values in the order of OPTIONS."""
@@ -186,7 +208,7 @@ def draw(logits, position, option, powers, heap):
         u = uniform(option.seed, position)
         scale = np.float32(1.0) / max(option.temperature, _LEAST_TEMPERATURE)
         _exponentials(logits, largest, scale, powers)
-        if option.top_k == 0 and option.top_p >= 1.0:
+        if not 0 < option.top_k < logits.size and option.top_p >= 1.0:
             token = np.int64(_draw_from_all(powers, u * _sum(powers)))
         else:
             top_k, top_p = np.int64(option.top_k), np.float64(option.top_p)

@@ -20,14 +20,27 @@ MAX_WIDTH = 1 << 16
 """Largest hidden, input, embedding and projection size: keeps every size product within 64 bits."""
 MAX_VOCABULARY = 1 << 20
 MAX_LAYERS = 64
+LEAST_CLIP, MOST_CLIP = 1e-30, 1e30
+"""Bounds of a cell clip: well inside float32."""
+MAX_ECHO = 80
+"""Characters of a value that an error repeats."""
 
 
 class SpecError(ValueError):
     """A spec is not valid. `field` names what is wrong, as a path into the JSON."""
 
     def __init__(self, field: str, got: object, expected: str) -> None:
-        super().__init__(f"{field}: got {got!r}, expected {expected}")
+        super().__init__(f"{field}: got {_shortened(got)}, expected {expected}")
         self.field = field
+
+
+def _shortened(value: object) -> str:
+    """At most 80 characters of the value as Python writes it; a file may hold anything."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "an integer of thousands of digits"
+    return text if len(text) <= MAX_ECHO else f"{text[:MAX_ECHO]}..."
 
 
 class CellKind(StrEnum):
@@ -70,8 +83,9 @@ class CellSpec:
 
     def validate(self, field: str) -> None:
         _check_int(f"{field}.projection", self.projection, 0, MAX_WIDTH)
-        if not (math.isfinite(self.cell_clip) and self.cell_clip >= 0):
-            raise SpecError(f"{field}.cell_clip", self.cell_clip, "a finite number, 0 for no clip")
+        if self.cell_clip != 0 and not LEAST_CLIP <= self.cell_clip <= MOST_CLIP:
+            expected = f"0 for no clip, or from {LEAST_CLIP:g} to {MOST_CLIP:g}"
+            raise SpecError(f"{field}.cell_clip", self.cell_clip, expected)
         optional = self.peepholes or self.projection or self.cell_clip
         if optional and self.kind not in HAS_CELL_STATE:
             raise SpecError(

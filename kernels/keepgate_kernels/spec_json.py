@@ -61,7 +61,7 @@ def load_spec(text: str) -> ModelSpec:
     """Read what `dump_spec` wrote. Raises SpecError naming the field at fault."""
     try:
         document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also an integer of too many digits
         raise SpecError("spec", text[:40], "a JSON document") from error
     root = _Object("spec", document)
     version = root.integer("format")
@@ -162,7 +162,10 @@ class _Object:
         value = self.get(name, default)
         if not isinstance(value, int | float) or isinstance(value, bool):
             self.fail(name, "a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            self.fail(name, "a number that float64 can hold")
 
     def boolean(self, name: str, default: bool) -> bool:
         value = self.get(name, default)

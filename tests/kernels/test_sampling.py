@@ -3,6 +3,8 @@
 # mypy: allow-untyped-calls
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -52,7 +54,7 @@ def naive_sample(logits: np.ndarray, position: int, sampling: Sampling) -> tuple
     if sampling.top_p < 1:
         mass = np.cumsum(powers[order])
         order = order[: int((mass < np.float32(sampling.top_p) * mass[-1]).sum()) + 1]
-    if not sampling.top_k and sampling.top_p == 1:
+    if not 0 < sampling.top_k < logits.size and sampling.top_p == 1:
         order = np.arange(logits.size)
     mass = np.cumsum(powers[order])
     u = float(uniform(np.uint64(sampling.seed), np.uint64(position)))
@@ -105,6 +107,35 @@ def test_extreme_temperatures_and_logits() -> None:
         assert np.isfinite(log_probability) or token != 2
         if temperature <= 1:
             assert token == 2
+
+
+def test_top_k_of_the_whole_vocabulary_keeps_all() -> None:
+    logits = np.random.default_rng(1).standard_normal(30).astype(np.float32)
+    for position in range(100):
+        everything = sample(logits, position, Sampling(temperature=1.5))
+        for top_k in (30, 31, 2**32 - 1):
+            assert sample(logits, position, Sampling(temperature=1.5, top_k=top_k)) == everything
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_k": 2**32},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_p": float("nan")},
+        {"seed": -1},
+        {"seed": 2**64},
+    ],
+)
+def test_options_out_of_range(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ValueError, match=rf"^{name}: got "):
+        Sampling(**option)
 
 
 def test_top_tokens_checks_its_count() -> None:

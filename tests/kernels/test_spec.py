@@ -54,6 +54,8 @@ def test_tensors_are_named_and_shaped_as_in_pytorch() -> None:
         (lambda: feature_spec("rnn_tanh", projection=3), "layers.0.cell"),
         (lambda: feature_spec("lstm", cell_clip=float("nan")), "layers.0.cell.cell_clip"),
         (lambda: feature_spec("lstm", cell_clip=-1.0), "layers.0.cell.cell_clip"),
+        (lambda: feature_spec("lstm", cell_clip=1e39), "layers.0.cell.cell_clip"),
+        (lambda: feature_spec("lstm", cell_clip=1e-50), "layers.0.cell.cell_clip"),
         (lambda: feature_spec("lstm", projection=-1), "layers.0.cell.projection"),
         (
             lambda: ModelSpec(TokenInput(2, 1), (PLAIN,), CategoricalHead(2), CharacterTokenizer(("a", "a"))),
@@ -110,6 +112,7 @@ def edited(**changes: Any) -> str:
     [
         ("{", "spec"),
         ("[" * 100_000, "spec"),
+        ("9" * 5_000, "spec"),
         ("[]", "spec"),
         (edited(format=2), "spec.format"),
         (edited(format=True), "spec.format"),
@@ -122,6 +125,10 @@ def edited(**changes: Any) -> str:
         (edited(layers=[{"cell": "qrnn", "hidden_size": 8}]), "spec.layers.0.cell"),
         (edited(layers=[{"cell": "lstm", "hidden_size": 8.5}]), "spec.layers.0.hidden_size"),
         (edited(layers=[{"cell": "lstm", "hidden_size": 8, "peephole": True}]), "spec.layers.0.peephole"),
+        (
+            edited(layers=[{"cell": "lstm", "hidden_size": 8, "cell_clip": 10**400}]),
+            "spec.layers.0.cell_clip",
+        ),
         (edited(head={"kind": "categorical", "size": -1}), "head.size"),
         (edited(tokenizer={"kind": "bpe"}), "spec.tokenizer.kind"),
         (edited(tokenizer={"kind": "characters", "vocabulary": "abc"}), "spec.tokenizer.vocabulary"),
@@ -132,6 +139,13 @@ def test_bad_json_names_the_field(text: str, field: str) -> None:
     with pytest.raises(SpecError) as caught:
         load_spec(text)
     assert caught.value.field == field
+    assert len(str(caught.value)) < 250
+
+
+def test_errors_do_not_repeat_a_whole_file() -> None:
+    with pytest.raises(SpecError, match="vocabulary") as caught:
+        load_spec(edited(tokenizer={"kind": "characters", "vocabulary": ["a"] * 200_000 + [5]}))
+    assert len(str(caught.value)) < 250
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
