@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         256, ge=1, description="unanswered steps of one stream before the server stops reading it"
     )
     max_message_bytes: int = Field(
-        4 * MIB, ge=1_024, le=(1 << 31) - 1, description="largest gRPC message in either direction"
+        4 * MIB, ge=1_024, le=(1 << 31) - 1, description="largest gRPC message that is taken, in bytes"
     )
     keepalive_seconds: float = Field(
         15.0,

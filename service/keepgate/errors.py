@@ -22,7 +22,8 @@ KeepgateError
     │   ├── SessionsExhaustedError
     │   ├── StepsExhaustedError
     │   └── DrainingError
-    └── ComputationError         the computation failed; the server's log says why
+    ├── ComputationError         the computation failed; the server's log says why
+    └── NotFiniteError           the state has overflowed; its session is lost
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from pathlib import Path
 from typing import ClassVar
 
 MAX_MESSAGE = 1_000
-"""Characters of a message to a client. It may echo the request, and travels in the trailing
-metadata, of which common clients take 8 KiB."""
+"""Percent-encoded bytes of a message to a client. It may echo the request, and travels in the
+trailing metadata up to three times: as it is, in the details, and as a field's violation. Common
+clients take 8 KiB of trailing metadata."""
 MAX_VALUE = 200
-"""Characters of one value of an error's metadata."""
+"""Percent-encoded bytes of one value of an error's metadata."""
 
 
 class KeepgateError(Exception):
@@ -91,7 +93,7 @@ class InvalidArgumentError(RequestError):
     def __init__(self, field: str, got: str, expected: str) -> None:
         super().__init__(f"{field}: got {got}, expected {expected}", field=field)
         self.field = field
-        self.description = f"got {got}, expected {expected}"
+        self.description = _shorten(f"got {got}, expected {expected}", MAX_MESSAGE)
 
 
 class ModelNotFoundError(RequestError):
@@ -227,5 +229,34 @@ class ComputationError(RequestError):
         super().__init__("the computation failed; the server's log says why")
 
 
+class NotFiniteError(RequestError):
+    """A prediction or a score is infinite or no number, and so is what would follow."""
+
+    reason = "NOT_FINITE"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's prediction is not finite: the session's state has overflowed and the session is lost"
+        )
+
+
 def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """The text, or as much of its beginning as takes `limit` bytes in grpc-message with a "…"."""
+    if len(text) <= limit and sum(map(_encoded_size, text)) <= limit:
+        return text
+    room = limit - _encoded_size("…")
+    for end, character in enumerate(text):
+        room -= _encoded_size(character)
+        if room < 0:
+            return text[:end] + "…"
+    return text + "…"
+
+
+def _encoded_size(character: str) -> int:
+    """Bytes in grpc-message, where all but printable ASCII is percent-encoded.
+
+    https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+    """
+    if character.isascii() and character.isprintable() and character != "%":
+        return 1
+    return 3 * len(character.encode())

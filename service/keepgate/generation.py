@@ -36,7 +36,8 @@ class GenerationOptions:
     def key(self) -> bytes:
         """What makes two requests different, beside prompt and sampling."""
         stops = sorted(self.stop_tokens)
-        return struct.pack(f"<I{len(stops)}I", self.max_tokens, *stops)
+        # The count tells the last stop token from the first of the prompt, which comes next.
+        return struct.pack(f"<II{len(stops)}I", self.max_tokens, len(stops), *stops)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from keepgate_protos.v1 import models_pb2, models_pb2_grpc, sequences_pb2, seque
 
 from keepgate import __version__
 from keepgate.config import Settings, load_settings
-from keepgate.errors import KeepgateError, ListenError
+from keepgate.errors import ConfigError, KeepgateError, ListenError
 from keepgate.logs import configure_logs
 from keepgate.models.registry import Registry, load_repository
 from keepgate.rpc.interceptors import CallGuard
@@ -47,7 +47,8 @@ log = structlog.get_logger(__name__)
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal stops at once.
 
-    Raises RepositoryError if no model can serve, ListenError if the address is taken.
+    Raises RepositoryError if no model can serve, ListenError if the address is taken, ConfigError
+    if `ready_file` cannot be written or `max_batch` needs more memory than there is.
     """
     configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -56,6 +57,8 @@ def run(settings: Settings) -> None:
 
 async def _serve(settings: Settings) -> None:
     begin = time.perf_counter()
+    if settings.ready_file is not None:
+        _check_ready_file(settings.ready_file)  # loading the models takes a while
     registry = _load_models(settings)
     sequences = Sequences(registry, settings)
     try:
@@ -155,11 +158,30 @@ def _listen(server: grpc.aio.Server, settings: Settings) -> int:
     return int(port)
 
 
+def _check_ready_file(path: Path) -> None:
+    """Raises ConfigError if the file could not be written."""
+    if path.is_dir():
+        raise ConfigError(f"ready_file: {path} is a directory, expected a file")
+    scratch = _scratch(path)
+    try:
+        scratch.touch()
+        scratch.unlink()
+    except OSError as error:
+        raise ConfigError(f"ready_file: {path} cannot be written: {error.strerror}") from error
+
+
 def _write_ready_file(path: Path, address: str) -> None:
-    """Atomically: who sees the file sees all of it."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(address + "\n")
-    scratch.replace(path)
+    """Atomically: who sees the file sees all of it. Raises ConfigError."""
+    scratch = _scratch(path)
+    try:
+        scratch.write_text(address + "\n")
+        scratch.replace(path)
+    except OSError as error:
+        raise ConfigError(f"ready_file: {path} cannot be written: {error.strerror}") from error
+
+
+def _scratch(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
 
 
 async def _until_stopped(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import pytest
@@ -16,6 +17,8 @@ from support.servers import ServerProcess
 from support.wire import Wire, connect, failure, inputs, step
 
 Start = Callable[..., ServerProcess]
+PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+"""What gRPC does not percent-encode in a message."""
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +172,12 @@ BAD_INPUTS = [
     ("vectors", [1.0, 2.0, math.nan], "inputs.features.values[2]", "got nan, expected a finite number"),
     ("vectors", [1.0, math.inf, 0.0], "inputs.features.values[1]", "got inf, expected a finite number"),
     ("vectors", [-math.inf, 0.0, 0.0], "inputs.features.values[0]", "got -inf, expected a finite number"),
+    (
+        "vectors",
+        [0.0, -3e38, 0.0],
+        "inputs.features.values[1]",
+        "got -3e+38, expected a magnitude of at most 1e+30",
+    ),
 ]
 
 
@@ -358,8 +367,22 @@ def test_bad_openings(wire: Wire) -> None:
 def test_a_long_echo_of_the_request_is_cut(wire: Wire) -> None:
     error = failure(lambda: wire.step("x" * 1_000_000, "a"))
     assert error.reason == "SESSION_NOT_FOUND"
-    assert len(error.message) == 1_000
-    assert len(error.metadata["session_id"]) == 200
+    assert len(quote(error.message, safe=PLAIN)) == 1_000
+    assert len(quote(error.metadata["session_id"], safe=PLAIN)) == 200
+
+
+@pytest.mark.parametrize("character", ["😀", "€", "%", "\x7f"])
+def test_a_long_echo_in_any_alphabet_reaches_the_client(wire: Wire, character: str) -> None:
+    text = character * 2_000
+    session = wire.open()
+    for call, reason in (
+        (lambda: wire.step(text, "a"), "SESSION_NOT_FOUND"),
+        (lambda: wire.open(text, version=text), "MODEL_NOT_FOUND"),
+        (lambda: wire.open(session_id=text), "INVALID_ARGUMENT"),
+        (lambda: wire.sequences.List(pb.ListRequest(page_token=text)), "INVALID_ARGUMENT"),
+        (lambda: wire.step(session, text), "INVALID_ARGUMENT"),
+    ):
+        assert failure(call).reason == reason
 
 
 def test_message_over_the_limit(wire: Wire) -> None:

@@ -195,3 +195,10 @@ def test_a_model_without_tokenizer_sends_no_text(wire: Wire) -> None:
     messages = wire.generate(wire.open("ids"), [1, 2], 0, max_tokens=5)
     assert len(tokens_of(messages)) == 5
     assert [message.text for message in messages] == [""] * 5
+
+
+def test_stop_tokens_are_no_part_of_the_prompt(wire: Wire) -> None:
+    session = wire.open("ids")
+    wire.generate(session, [5, 7], 0, max_tokens=1)
+    error = failure(lambda: wire.generate(session, [7], 0, max_tokens=1, stop_tokens=[5]))
+    assert error.reason == "STEP_MISMATCH"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +16,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from keepgate.config import BUNDLED_MODELS
 from keepgate_protos.v1 import models_pb2
 from keepgate_protos.v1 import sequences_pb2 as pb
-from support.repositories import write_repository
+from support.random_models import feature_spec
+from support.repositories import write_model, write_repository
 from support.servers import ServerProcess
 from support.wire import DEADLINE, Wire, connect, failure, inputs
 
@@ -194,3 +199,78 @@ def test_log_lines_for_people(start_server: Start) -> None:
     assert server.stop() == 0
     assert "ready" in server.log()
     assert "{" not in server.log()
+
+
+def last_used(wire: Wire, session: str) -> float:
+    reply = wire.sequences.Describe(pb.DescribeRequest(session_id=session), timeout=DEADLINE)
+    return float(reply.session.last_used.ToNanoseconds() / 1e9)
+
+
+@pytest.mark.parametrize("log_format", ["human", "json"])
+@pytest.mark.parametrize("second_signal", [False, True])
+def test_heavy_work_that_is_cut_off_leaves_no_trace(
+    start_server: Start, log_format: str, second_signal: bool
+) -> None:
+    server = start_server(
+        models=BUNDLED_MODELS, drain_seconds=3_600 if second_signal else 0.1, log_format=log_format
+    )
+    with connect(server.address) as wire:
+        sessions = [wire.open("shakespeare-lstm") for _ in range(4)]
+        created = [last_used(wire, session) for session in sessions]
+        text = inputs("a" * 16_384)
+        calls = [
+            wire.sequences.Step.future(pb.StepRequest(session_id=session, inputs=text))
+            for session in sessions
+        ]
+        for session, before in zip(sessions, created, strict=True):
+            while last_used(wire, session) < before + 1e-4:  # the clocks' offset jitters by less
+                pass
+        server.terminate()
+        while "draining" not in server.log():
+            time.sleep(0.01)
+        if second_signal:
+            os.kill(server.pid, signal.SIGINT)
+        for call in calls:
+            assert failure(call.result).reason == "DRAINING"
+        assert server.wait() == 0
+        assert "calls cut off" in server.log()
+        assert "Traceback" not in server.log()
+        assert "error" not in server.log().lower()
+
+
+@pytest.mark.parametrize("ready_file", ["none/ready", "."])
+def test_a_ready_file_that_cannot_be_written_is_an_error(
+    start_server: Start, tmp_path: Path, ready_file: str
+) -> None:
+    with pytest.raises(RuntimeError, match="ready_file: ") as caught:
+        start_server(ready_file=tmp_path / ready_file)
+    assert "model loaded" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_more_lanes_than_memory_are_an_error(start_server: Start, tmp_path: Path) -> None:
+    write_model(tmp_path / "wide", "wide", 1, feature_spec(outputs=1 << 20, hidden=(1,)))
+    with pytest.raises(
+        RuntimeError, match=r"max_batch: got 65536.* model wide/1 with its 1048576 outputs"
+    ) as caught:
+        start_server(models=tmp_path / "wide", max_batch=65_536, max_sessions=2)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_tracebacks_for_people_hold_no_inputs() -> None:
+    program = textwrap.dedent(
+        """
+        import structlog
+        from keepgate.logs import configure_logs
+
+        configure_logs("human", "info")
+        text = "sec" + "ret"
+        try:
+            raise ValueError("a bug")
+        except ValueError as error:
+            structlog.get_logger().error("call failed", exc_info=error)
+        """
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "ValueError: a bug" in ran.stderr
+    assert "secret" not in ran.stderr

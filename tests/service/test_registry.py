@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from keepgate.models.registry import LoadReport, load_repository
 from keepgate.models.tokenizer import CharacterCodec
 from support.random_models import token_spec
 from support.repositories import write_model
+
+NOBODY = 65_534
 
 
 def load(directory: Path) -> LoadReport:
@@ -66,6 +70,52 @@ def test_a_repository_that_serves_nothing_is_an_error(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(RepositoryError, match="cannot be read: No such file"):
         load(tmp_path / "none")
+
+
+def test_a_file_without_its_folders_is_named(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "a", 1, token_spec())
+    with pytest.raises(RepositoryError, match=rf"to serve version 1 of model 'a', set models to {tmp_path}$"):
+        load(tmp_path / "a")
+    with pytest.raises(RepositoryError, match=rf"to serve version 1 of model 'a', set models to {tmp_path}$"):
+        load(tmp_path / "a" / "1")
+    flat = tmp_path / "b" / "model.safetensors"
+    flat.parent.mkdir()
+    flat.write_bytes(model.read_bytes())
+    report = load(tmp_path)
+    assert [model.key.name for model in report.registry] == ["a"]
+    (fault,) = report.refused
+    assert str(fault) == (
+        f"{flat}: is not in <name>/<version>/ of the repository; for a model 'b', it belongs in "
+        f"{tmp_path}/b/1/model.safetensors"
+    )
+
+
+def test_what_is_there_instead_of_models_is_named(tmp_path: Path) -> None:
+    for name in "abcdefg":
+        (tmp_path / name).touch()
+    with pytest.raises(RepositoryError, match=r"found only a, b, c, d, e, \.\.\.$"):
+        load(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_keeps_no_other_from_serving() -> None:
+    # Not tmp_path: only its owner may go in there.
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        write_model(directory, "good", 1, token_spec())
+        write_model(directory, "closed", 1, token_spec())
+        directory.chmod(0o755)
+        (directory / "closed").chmod(0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(NOBODY)  # root may read everything
+        try:
+            report = load(directory)
+        finally:
+            os.seteuid(user)
+            (directory / "closed").chmod(0o755)
+        assert [model.key.name for model in report.registry] == ["good"]
+        (fault,) = report.refused
+        assert str(fault) == f"{directory}/closed: cannot be read: Permission denied"
 
 
 def test_characters() -> None:

@@ -22,7 +22,7 @@ from keepgate_kernels.spec import TokenInput
 from keepgate.engine.batcher import Batcher, Item
 from keepgate.engine.cost import CostModel
 from keepgate.engine.job import Job, Prediction, Scores
-from keepgate.errors import ComputationError
+from keepgate.errors import ComputationError, NotFiniteError
 
 QUANTUM = 32
 """Inputs of one session in one tick."""
@@ -41,30 +41,39 @@ class ComputeThread:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="keepgate-compute")
+        self.closed = False
 
     def run(self, work: Callable[[], None], done: Callable[[], None]) -> None:
-        """Run `work`, which must not raise, on the thread, then `done` on the loop."""
-        self._executor.submit(self._call, work, done)
+        """Run `work`, which must not raise, on the thread, then `done` on the loop. Nothing if
+        closed."""
+        if not self.closed:
+            self._executor.submit(self._call, work, done)
 
     def _call(self, work: Callable[[], None], done: Callable[[], None]) -> None:
         work()
-        self._loop.call_soon_threadsafe(done)
+        self._loop.call_soon_threadsafe(self._came_back, done)
+
+    def _came_back(self, done: Callable[[], None]) -> None:
+        if not self.closed:  # else nobody waits any more, and nothing may follow
+            done()
 
     def close(self) -> None:
-        """Wait for the work that runs."""
+        """Wait for the work that runs. What comes back from it, or is given later, is dropped."""
+        self.closed = True
         self._executor.shutdown(wait=True)
 
 
 class _Batch:
     """Items in the lanes that compute them. Item i is in lane i."""
 
-    __slots__ = ("error", "hidden", "inputs", "items", "lanes")
+    __slots__ = ("error", "hidden", "inputs", "items", "lanes", "overflowed")
 
     def __init__(self, items: list[Item[Job]], lanes: Lanes) -> None:
         self.items = items
         self.lanes = lanes
         self.inputs = sum(item.steps for item in items)
         self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
+        self.overflowed: set[int] = set()  # items whose answers are not finite
         self.error: Exception | None = None
 
 
@@ -107,6 +116,8 @@ class Engine:
 
     def _tick(self) -> None:
         self._scheduled = False
+        if self._compute_thread.closed:
+            return
         batch = self._gather()
         if batch is None:
             return
@@ -159,10 +170,24 @@ class Engine:
             for index, (job, _, last) in enumerate(batch.items):
                 if last and job.wants.hidden:
                     batch.hidden[index] = self._network.hidden(job.slot)
+            self._find_overflows(batch)
         except Exception as error:  # whatever it is, it must not end the engine
             batch.error = error
         else:
             self._cost.learn(batch.inputs, time.perf_counter() - begin)
+
+    def _find_overflows(self, batch: _Batch) -> None:
+        """All lanes at a time first: one overflow in a million batches must not cost the others."""
+        lanes = batch.lanes
+        if not np.isfinite(lanes.batch.values[: len(lanes), : lanes.head_size]).all():
+            for index, (job, _, last) in enumerate(batch.items):
+                # A lane that predicts nothing still holds the values of another batch.
+                if last and not job.score and not np.isfinite(lanes.outputs(index)).all():
+                    batch.overflowed.add(index)
+        if self._is_token_model and not np.isfinite(lanes.batch.scores[: lanes.inputs]).all():
+            for index, (job, _, _) in enumerate(batch.items):
+                if job.score and not np.isfinite(lanes.scores(index)).all():
+                    batch.overflowed.add(index)
 
     def _came_back(self, batch: _Batch) -> None:
         """Back on the loop: keep the compute thread busy first, then hand out the results."""
@@ -178,12 +203,20 @@ class Engine:
 
     def _collect(self, batch: _Batch) -> list[Job]:
         """Tell the batcher; the jobs that are over, in the order of their lanes."""
-        if batch.error is None:
+        if batch.error is not None:
+            log.error("tick failed", sessions=len(batch.items), exc_info=batch.error)
+            return self._fail(batch.items, ComputationError)
+        if not batch.overflowed:
             return self._batcher.finish(batch.items)
-        log.error("tick failed", sessions=len(batch.items), exc_info=batch.error)
-        jobs = [job for item in batch.items for job in self._batcher.drop(item.work.slot)]
+        lost = [batch.items[index] for index in sorted(batch.overflowed)]
+        kept = [item for index, item in enumerate(batch.items) if index not in batch.overflowed]
+        return self._batcher.finish(kept) + self._fail(lost, NotFiniteError)
+
+    def _fail(self, items: list[Item[Job]], kind: type[ComputationError | NotFiniteError]) -> list[Job]:
+        """End all work of the items' sessions, what waits behind them included; the jobs."""
+        jobs = [job for item in items for job in self._batcher.drop(item.work.slot)]
         for job in jobs:
-            job.error = ComputationError()
+            job.error = kind()
         return jobs
 
     def _hand_out(self, batch: _Batch, done: list[Job]) -> None:
@@ -203,6 +236,8 @@ class Engine:
     def _read(self, batch: _Batch, index: int, item: Item[Job]) -> None:
         """Read one lane's answer into its job."""
         job, steps, last = item
+        if job.error is not None:
+            return
         try:
             if job.score:
                 self._take_scores(batch.lanes, index, job, steps, last)

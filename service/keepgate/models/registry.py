@@ -24,6 +24,8 @@ from keepgate.sessions.table import ModelKey
 FILE_NAME = "model.safetensors"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,17}")
+SHOWN = 5
+"""Names that tell a user which directory it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def load_repository(directory: Path, *, max_bytes: int, slots: int) -> LoadRepor
     models: list[LoadedModel] = []
     refused: list[KeepgateError] = []
     try:
-        folders = _version_folders(directory)
+        folders = list(_version_folders(directory, refused))
     except OSError as error:
         raise RepositoryError(f"models: {directory} cannot be read: {error.strerror}") from error
     for name, version, folder in folders:
@@ -97,7 +99,7 @@ def load_repository(directory: Path, *, max_bytes: int, slots: int) -> LoadRepor
         except KeepgateError as error:
             refused.append(error)
     if not models:
-        faults = "".join(f"\n  {error}" for error in refused) or " it is empty"
+        faults = "".join(f"\n  {error}" for error in refused) or f" {_what_is_in(directory)}"
         raise RepositoryError(
             f"models: no model in {directory} can serve, expected at least one "
             f"<name>/<version>/{FILE_NAME}:{faults}"
@@ -105,14 +107,47 @@ def load_repository(directory: Path, *, max_bytes: int, slots: int) -> LoadRepor
     return LoadReport(Registry(models), refused)
 
 
-def _version_folders(directory: Path) -> list[tuple[str, str, Path]]:
-    return [
-        (folder.name, version.name, version)
-        for folder in sorted(directory.iterdir())
-        if folder.is_dir() and not folder.name.startswith((".", "_"))
-        for version in sorted(folder.iterdir())
-        if version.is_dir() and not version.name.startswith(".")
-    ]
+def _version_folders(directory: Path, refused: list[KeepgateError]) -> Iterator[tuple[str, str, Path]]:
+    """Name, version and folder. What is no such folder but holds a model, or cannot be read, goes to
+    `refused`. Raises OSError if the directory itself cannot be read."""
+    here = directory.absolute()
+    for folder in sorted(directory.iterdir()):
+        if folder.name.startswith((".", "_")):
+            continue
+        try:
+            if not folder.is_dir():
+                if folder.name == FILE_NAME:
+                    refused.append(_misplaced(folder, here.parent.parent, here.parent.name, here.name))
+                continue
+            found = sorted(folder.iterdir())
+            if folder / FILE_NAME in found:
+                refused.append(_misplaced(folder / FILE_NAME, here.parent, here.name, folder.name))
+            versions = [path for path in found if path.is_dir() and not path.name.startswith(".")]
+        except OSError as error:
+            refused.append(ModelFileError(folder, f"cannot be read: {error.strerror}"))
+            continue
+        for version in versions:
+            yield folder.name, version.name, version
+
+
+def _misplaced(path: Path, repository: Path, name: str, version: str) -> ModelFileError:
+    """For a model file that is right under `repository` or under one of its folders.
+
+    repository, name, version: what its folders would be if they were <name>/<version>.
+    """
+    if VERSION_PATTERN.fullmatch(version):
+        hint = f"to serve version {version} of model {name!r}, set models to {repository}"
+    else:
+        hint = f"for a model {version!r}, it belongs in {path.parent / '1' / FILE_NAME}"
+    return ModelFileError(path, f"is not in <name>/<version>/ of the repository; {hint}")
+
+
+def _what_is_in(directory: Path) -> str:
+    found = sorted(path.name for path in directory.iterdir())
+    if not found:
+        return "it is empty"
+    more = ", ..." if len(found) > SHOWN else ""
+    return f"found only {', '.join(found[:SHOWN])}{more}"
 
 
 def _load(name: str, version: str, folder: Path, max_bytes: int, slots: int) -> LoadedModel:

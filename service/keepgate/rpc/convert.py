@@ -26,6 +26,9 @@ from keepgate.models.tokenizer import CharacterCodec
 from keepgate.sessions.table import Session
 
 NANOS = 1_000_000_000
+MAX_FEATURE = 1e30
+"""Largest magnitude of a feature: times a weight, and summed over a layer's inputs, it must stay
+within float32, which ends at 3.4e38."""
 FINISH = {
     None: pb.FINISH_REASON_UNSPECIFIED,
     Finish.MAX_TOKENS: pb.FINISH_REASON_MAX_TOKENS,
@@ -94,6 +97,12 @@ def _features(values: Any, model: LoadedModel, limit: int, field: str) -> NDArra
     if not finite.all():
         index = int(np.argmin(finite))
         raise InvalidArgumentError(f"{field}[{index}]", str(features[index]), "a finite number")
+    large = np.abs(features) > MAX_FEATURE
+    if large.any():
+        index = int(np.argmax(large))
+        raise InvalidArgumentError(
+            f"{field}[{index}]", str(features[index]), f"a magnitude of at most {MAX_FEATURE:g}"
+        )
     return features.reshape(count, size)
 
 
@@ -103,7 +112,7 @@ def _check_count(count: int, limit: int, field: str, what: str) -> None:
 
 
 def sampling_from(message: pb.Sampling, model: LoadedModel, field: str = "sampling") -> Sampling:
-    """Sampling of a token model. top_k above the vocabulary size keeps all, as 0 does."""
+    """Sampling of a token model."""
     if not model.vocabulary_size:
         if message.ByteSize():
             raise InvalidArgumentError(field, "options", f"none: model {model.key.name!r} draws no tokens")
@@ -113,8 +122,7 @@ def sampling_from(message: pb.Sampling, model: LoadedModel, field: str = "sampli
         raise InvalidArgumentError(f"{field}.temperature", f"{temperature:g}", "a finite number, at least 0")
     if not 0 <= top_p <= 1:
         raise InvalidArgumentError(f"{field}.top_p", f"{top_p:g}", "from 0 (all tokens) to 1")
-    top_k = message.top_k if message.top_k < model.vocabulary_size else 0
-    return Sampling(temperature=temperature, top_k=top_k, top_p=top_p or 1.0, seed=message.seed)
+    return Sampling(temperature=temperature, top_k=message.top_k, top_p=top_p or 1.0, seed=message.seed)
 
 
 def wants_from(message: pb.Outputs, model: LoadedModel) -> Wants:

@@ -4,20 +4,15 @@ drain."""
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-import structlog
 
 from keepgate.errors import DrainingError, RequestError
 from keepgate.rpc.status import abort, internal_status, to_status
 
 PREFIX = "/keepgate."
-REQUEST_ID_BYTES = 8
-
-log = structlog.get_logger(__name__)
 
 Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
@@ -93,9 +88,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                     raise
                 await abort(context, to_status(DrainingError()))
             except Exception as error:  # a bug: the client gets a safe text, the log gets the rest
-                request_id = secrets.token_hex(REQUEST_ID_BYTES)
-                log.error("call failed", method=method, request_id=request_id, exc_info=error)
-                await abort(context, internal_status(request_id))
+                await abort(context, internal_status(error, method))
             finally:
                 self._tasks.discard(task)
                 if not self._tasks:

@@ -6,10 +6,12 @@ where waiting helps: https://cloud.google.com/apis/design/errors.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import grpc
+import structlog
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
@@ -19,6 +21,7 @@ from keepgate.errors import (
     DrainingError,
     InvalidArgumentError,
     ModelNotFoundError,
+    NotFiniteError,
     PositionMismatchError,
     RequestError,
     RetryLaterError,
@@ -35,6 +38,9 @@ from keepgate.errors import (
 
 DOMAIN = "keepgate"
 INTERNAL_REASON = "INTERNAL"
+REQUEST_ID_BYTES = 8
+
+log = structlog.get_logger(__name__)
 
 CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -51,6 +57,7 @@ CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     StepsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DrainingError: grpc.StatusCode.UNAVAILABLE,
     ComputationError: grpc.StatusCode.INTERNAL,
+    NotFiniteError: grpc.StatusCode.OUT_OF_RANGE,
 }
 
 
@@ -69,8 +76,10 @@ def to_status(error: RequestError) -> status_pb2.Status:
     return status
 
 
-def internal_status(request_id: str) -> status_pb2.Status:
-    """For what nobody expected: no internals, only where to look."""
+def internal_status(error: Exception, method: str) -> status_pb2.Status:
+    """For what nobody expected, a bug: the log gets the error, the client only where to look."""
+    request_id = secrets.token_hex(REQUEST_ID_BYTES)
+    log.error("call failed", method=method, request_id=request_id, exc_info=error)
     return _status(
         grpc.StatusCode.INTERNAL,
         f"internal error; the server's log has it under request id {request_id}",

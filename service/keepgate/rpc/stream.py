@@ -7,6 +7,7 @@ client that does not read is not read from: HTTP/2's flow control carries the pr
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 
 import grpc
@@ -16,9 +17,11 @@ from keepgate.engine.job import Job
 from keepgate.errors import DrainingError, InvalidArgumentError, RequestError
 from keepgate.models.tokenizer import CharacterCodec
 from keepgate.rpc.convert import step_from, step_to
-from keepgate.rpc.status import to_status
+from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Outcome, Sequences
 from keepgate.sessions.table import Session
+
+METHOD = "/keepgate.v1.Sequences/Stream"
 
 
 class StepStream:
@@ -30,7 +33,8 @@ class StepStream:
         self._sequences = sequences
         self._context = context
         self._limit = sequences.settings.max_stream_pending
-        self._owned: set[Session[Outcome]] = set()
+        # Weak: a stream may live for long, and must not keep the sessions that ended meanwhile.
+        self._owned: weakref.WeakSet[Session[Outcome]] = weakref.WeakSet()
         # Answers that are due, by session; those at the front may be complete.
         self._due: dict[str, deque[pb.StreamResponse]] = {}
         self._ready: deque[pb.StreamResponse] = deque()
@@ -93,16 +97,23 @@ class StepStream:
             answer.error.CopyFrom(to_status(error))
             self._flush(step.session_id)
             return
+        except Exception as error:  # a bug; unanswered, this step would keep the call from ending
+            answer.error.CopyFrom(internal_status(error, METHOD))
+            self._flush(step.session_id)
+            return
         self._owned.add(session)
         job.when_done(lambda job: self._answer(answer, job, replayed, model.codec))
 
     def _answer(
         self, answer: pb.StreamResponse, job: Job, replayed: bool, codec: CharacterCodec | None
     ) -> None:
-        if job.reply is not None:
-            answer.step.CopyFrom(step_to(job.reply, replayed, codec))
-        elif job.error is not None:
-            answer.error.CopyFrom(to_status(job.error))
+        try:
+            if job.reply is not None:
+                answer.step.CopyFrom(step_to(job.reply, replayed, codec))
+            elif job.error is not None:
+                answer.error.CopyFrom(to_status(job.error))
+        except Exception as error:  # as in `_take`
+            answer.error.CopyFrom(internal_status(error, METHOD))
         self._flush(answer.session_id)
 
     def _flush(self, session_id: str) -> None:

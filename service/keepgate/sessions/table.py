@@ -53,6 +53,7 @@ class Session(Generic[Outcome]):
     state."""
 
     __slots__ = (
+        "__weakref__",
         "created",
         "ended",
         "entries",
@@ -89,9 +90,13 @@ class Session(Generic[Outcome]):
         return self.last_used + self.ttl
 
     def take_free_slot(self) -> int | None:
-        """The slot, once, when the session is over and no work needs its state; otherwise None."""
+        """The slot, once, when the session is over and no work needs its state; otherwise None.
+
+        Then its entries go too, for nobody can ask for their outcomes any more.
+        """
         if self.ended is None or self.position != self.tail:
             return None
+        self.entries.clear()
         slot, self.slot = self.slot, NO_SLOT
         return None if slot == NO_SLOT else slot
 
