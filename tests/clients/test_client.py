@@ -303,3 +303,35 @@ def test_unreachable_server_is_named() -> None:
             client.open("letters")
         with pytest.raises(UnreachableError):
             client.models()
+
+
+SURROGATE = "a\ud800"
+
+
+@pytest.mark.parametrize(
+    ("field", "call"),
+    [
+        ("session_id", lambda c: c.open("letters", session_id=SURROGATE)),
+        ("session_id", lambda c: c.attach(SURROGATE)),
+        ("model", lambda c: c.open(SURROGATE)),
+        ("version", lambda c: c.open("letters", SURROGATE)),
+        ("model", lambda c: c.score(SURROGATE, text="ab")),
+        ("text", lambda c: c.score("letters", text=SURROGATE)),
+        ("model", lambda c: list(c.sessions(SURROGATE))),
+        ("name", lambda c: c.model(SURROGATE)),
+        ("text", lambda c: c.open("letters", idle_ttl=1).step(text=SURROGATE)),
+        ("text", lambda c: c.open("letters", idle_ttl=1).generate(SURROGATE, max_tokens=1)),
+    ],
+)
+def test_lone_surrogates_are_refused(client: Client, field: str, call: Callable[[Client], object]) -> None:
+    with pytest.raises(ValueError, match=rf"^{field}: got the lone surrogate '\\ud800' at character 1, exp"):
+        call(client)
+
+
+@pytest.mark.parametrize(
+    "idle_ttl",
+    [1e30, 1e13, math.inf, -math.inf, math.nan, -1, -1e30, 0, timedelta.max, timedelta.min, timedelta(-1)],
+)
+def test_idle_ttl_out_of_range_is_refused(client: Client, idle_ttl: float | timedelta) -> None:
+    with pytest.raises(ValueError, match=r"^idle_ttl: got .*, expected at least 1 µs and at most"):
+        client.open("letters", idle_ttl=idle_ttl)

@@ -10,6 +10,7 @@ import pytest
 from keepgate.config import Settings
 from keepgate.errors import RequestError
 from keepgate.rpc.status import CODES, INTERNAL_REASON
+from keepgate_client.errors import REASONS
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,6 +45,10 @@ def test_every_request_error_has_a_status() -> None:
         return {kind} if not below else set().union(*map(leaves, below))
 
     assert leaves(RequestError) == set(CODES)
+
+
+def test_the_client_knows_every_reason() -> None:
+    assert set(REASONS) == {error.reason for error in CODES}
 
 
 def test_links_lead_somewhere() -> None:

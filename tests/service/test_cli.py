@@ -50,6 +50,10 @@ def client(server: ServerProcess) -> Iterator[Client]:
         yield connected
 
 
+def open_sessions(client: Client) -> set[str]:
+    return {session.session_id for session in client.sessions()}
+
+
 @pytest.fixture
 def ask(server: ServerProcess) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command against the shared server."""
@@ -98,6 +102,17 @@ def test_every_setting_is_a_flag() -> None:
         (["generate", "letters"], "Missing argument 'PROMPT'"),
         (["generate", "letters", ""], "expected at least one character"),
         (["generate", "letters", "a", "-n", "0"], "-n"),
+        (["generate", "letters", "a", "-n", str(2**32)], "-n"),
+        (["generate", "letters", "a", "--seed", str(2**64)], "--seed"),
+        (["generate", "letters", "a", "--seed", "-1"], "--seed"),
+        (["generate", "letters", "a", "--top-k", str(2**32)], "--top-k"),
+        (["generate", "letters", "a\udcff"], r"'PROMPT': got b'a\xff', expected UTF-8 text"),
+        (["generate", "a\udcff", "a"], r"'MODEL': got b'a\xff', expected UTF-8 text"),
+        (["show", "a\udcff"], r"'MODEL': got b'a\xff', expected UTF-8 text"),
+        (["sessions", "--model", "a\udcff"], r"got b'a\xff', expected UTF-8 text"),
+        (["list", "-s", "a\udcff"], r"got b'a\xff', expected UTF-8 text"),
+        (["list", "-s", ""], "got '', expected host:port"),
+        (["health", "-s", " "], "got ' ', expected host:port"),
         (["score", "letters", "/no/such/file"], "/no/such/file"),
         (["show", "letters", "--models", "/no/such/folder"], "/no/such/folder"),
         (["nonsense"], "No such command"),
@@ -106,6 +121,7 @@ def test_every_setting_is_a_flag() -> None:
 def test_wrong_usage_exits_with_2(arguments: list[str], message: str) -> None:
     result = keepgate(*arguments, code=2)
     assert message in result.stderr
+    assert result.stderr.startswith("Usage: ")
     assert result.stdout == ""
 
 
@@ -185,7 +201,8 @@ def test_generate_streams_on_a_terminal(server: ServerProcess) -> None:
     assert "30 characters in" in screen
 
 
-def test_generate_into_a_reader_that_leaves(server: ServerProcess) -> None:
+def test_generate_into_a_reader_that_leaves(server: ServerProcess, client: Client) -> None:
+    before = open_sessions(client)
     command = [*KEEPGATE, "generate", "letters", "a", "-n", "10000", "--server", server.address]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
@@ -196,12 +213,49 @@ def test_generate_into_a_reader_that_leaves(server: ServerProcess) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 128 + signal.SIGPIPE
+    assert open_sessions(client) <= before  # other tests left theirs on the shared server
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "letters", "a", "-n", "10000"],
+        ["list"],
+        ["sessions", "--json"],
+        ["--version"],
+        ["--help"],
+    ],
+)
+def test_output_that_cannot_be_written(arguments: list[str], server: ServerProcess, client: Client) -> None:
+    before = open_sessions(client)
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [*KEEPGATE, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env=environment(KEEPGATE_SERVER=server.address),
+            check=False,
+        )
+    assert (result.returncode, result.stderr) == (1, "keepgate: [Errno 28] No space left on device\n")
+    assert open_sessions(client) <= before  # other tests left theirs on the shared server
 
 
 def test_generate_refused(ask: Ask) -> None:
     assert "loaded: ids/1" in ask("generate", "nothing", "a", code=1).stderr
     assert "'A'" in ask("generate", "letters", "Abc", code=1).stderr
-    assert "feature" in ask("generate", "vectors", "abc", code=1).stderr
+
+
+def test_models_without_text_are_refused(ask: Ask, tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_text("abc")
+    for command in (["generate", "{}", "abc"], ["score", "{}", str(file)]):
+        for model, takes in (("vectors", "feature vectors"), ("ids", "token ids and has no tokenizer")):
+            refused = ask(*(word.format(model) for word in command), code=1).stderr
+            expected = f"model '{model}/1' takes {takes}; expected a token model that takes text"
+            assert refused == f"keepgate: {expected}\n"
 
 
 def test_score(ask: Ask, client: Client, tmp_path: Path) -> None:

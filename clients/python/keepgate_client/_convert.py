@@ -20,6 +20,8 @@ from keepgate_client.types import FloatArray
 Tokens: TypeAlias = int | Sequence[int] | NDArray[Any]
 """One token id, or several in the order in which they are applied."""
 
+MAX_DURATION_SECONDS = 315_576_000_000
+"""What google.protobuf.Duration carries: 10,000 years."""
 
 T = TypeVar("T")
 
@@ -56,6 +58,18 @@ def unsigned(name: str, value: int, bits: int) -> int:
     return value
 
 
+def unicode(name: str, value: str) -> str:
+    """The value, if the wire can carry it: lone surrogates have no UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}: got the lone surrogate {value[error.start]!r} at character {error.start}, "
+            "expected text that UTF-8 can encode"
+        ) from None
+    return value
+
+
 def inputs_to_proto(
     tokens: Tokens | None = None, text: str | None = None, features: ArrayLike | None = None
 ) -> sequences_pb2.Inputs:
@@ -71,7 +85,7 @@ def inputs_to_proto(
     if text is not None:
         if not isinstance(text, str):
             raise TypeError(f"text: got {type(text).__name__}, expected str")
-        return sequences_pb2.Inputs(text=text)
+        return sequences_pb2.Inputs(text=unicode("text", text))
     array = np.asarray(features, dtype=np.float32)
     if array.ndim not in (1, 2):
         raise ValueError(f"features: got shape {array.shape}, expected [K] or [T, K]")
@@ -164,12 +178,18 @@ def idle_ttl_to_proto(idle_ttl: float | timedelta | None) -> Duration | None:
     if idle_ttl is None:
         return None
     if not isinstance(idle_ttl, timedelta):
-        if not math.isfinite(idle_ttl):
-            raise ValueError(f"idle_ttl: got {idle_ttl}, expected finite seconds")
+        if not (math.isfinite(idle_ttl) and abs(idle_ttl) <= MAX_DURATION_SECONDS):
+            raise _wrong_idle_ttl(f"{idle_ttl} s")
         idle_ttl = timedelta(seconds=idle_ttl)
+    if not timedelta() < idle_ttl <= timedelta(seconds=MAX_DURATION_SECONDS):
+        raise _wrong_idle_ttl(str(idle_ttl))
     message = Duration()
     message.FromTimedelta(idle_ttl)
     return message
+
+
+def _wrong_idle_ttl(got: str) -> ValueError:
+    return ValueError(f"idle_ttl: got {got}, expected at least 1 µs and at most {MAX_DURATION_SECONDS} s")
 
 
 def _floats(values: Iterable[float]) -> FloatArray | None:

@@ -139,9 +139,9 @@ class Plans:
         drawn = not session_id
         session_id = session_id or secrets.token_hex(16)
         request = sequences_pb2.OpenRequest(
-            model=model,
-            version=version,
-            session_id=session_id,
+            model=_convert.unicode("model", model),
+            version=_convert.unicode("version", version),
+            session_id=_convert.unicode("session_id", session_id),
             idle_ttl=_convert.idle_ttl_to_proto(idle_ttl),
         )
 
@@ -154,7 +154,7 @@ class Plans:
         return SessionState.of(answer.session)
 
     def describe(self, session_id: str, timeout: float | None) -> Plan[types.SessionInfo]:
-        request = sequences_pb2.DescribeRequest(session_id=session_id)
+        request = sequences_pb2.DescribeRequest(session_id=_convert.unicode("session_id", session_id))
         answer = yield from self.repeat(_rpc.DESCRIBE, request, timeout)
         return _convert.session_from_proto(answer.session)
 
@@ -203,7 +203,9 @@ class Plans:
         per_token: bool,
         timeout: float | None,
     ) -> Plan[types.Score]:
-        reference = sequences_pb2.ModelReference(name=model, version=version)
+        reference = sequences_pb2.ModelReference(
+            name=_convert.unicode("model", model), version=_convert.unicode("version", version)
+        )
         request = sequences_pb2.ScoreRequest(model=reference, inputs=inputs, per_token=per_token)
         answer = yield from self.repeat(_rpc.SCORE, request, timeout)
         return _convert.score_from_proto(answer, per_token)
@@ -223,7 +225,9 @@ class Plans:
     def sessions_page(
         self, model: str, page_size: int, page_token: str, timeout: float | None
     ) -> Plan[tuple[list[types.SessionInfo], str]]:
-        request = sequences_pb2.ListRequest(page_size=page_size, page_token=page_token, model=model)
+        request = sequences_pb2.ListRequest(
+            page_size=page_size, page_token=page_token, model=_convert.unicode("model", model)
+        )
         answer = yield from self.repeat(_rpc.LIST, request, timeout)
         return [_convert.session_from_proto(s) for s in answer.sessions], answer.next_page_token
 
@@ -233,6 +237,8 @@ class Plans:
         return [_convert.model_from_proto(model) for model in answer.models]
 
     def model(self, name: str, version: str, timeout: float | None) -> Plan[types.ModelInfo]:
-        request = models_pb2.DescribeModelRequest(name=name, version=version)
+        request = models_pb2.DescribeModelRequest(
+            name=_convert.unicode("name", name), version=_convert.unicode("version", version)
+        )
         answer = yield from self.repeat(_rpc.DESCRIBE_MODEL, request, timeout)
         return _convert.model_from_proto(answer.model)

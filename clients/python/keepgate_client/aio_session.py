@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -15,18 +16,25 @@ from numpy.typing import ArrayLike
 from keepgate_client import _convert, _plans, errors
 from keepgate_client._generation import Generation, generate_request
 from keepgate_client._io import AsyncIO
+from keepgate_client._loops import AsyncLoops, Loop
 from keepgate_client._session import SessionBase, SessionState, closing
 from keepgate_client.aio_stream import AsyncStream
 from keepgate_client.types import Prediction, Score, SessionInfo, Token
 
 
 class AsyncSession(SessionBase):
-    """`Session` for asyncio. One call at a time: a second one raises SessionBusyError."""
+    """`Session` for asyncio. One call at a time: a second one raises SessionBusyError.
+
+    `close`, `resync` and the end of `async with` end a loop over `generate` or `stream` that was left
+    early. Other calls do so only if nothing refers to its generator any more, as after `async for token in
+    session.generate(...)`; else it may still be in use.
+    """
 
     def __init__(self, io: AsyncIO, plans: _plans.Plans, state: SessionState) -> None:
         self._io = io
         self._plans = plans
         self._state = state
+        self._loops = AsyncLoops()
 
     async def __aenter__(self) -> Self:
         return self
@@ -59,6 +67,7 @@ class AsyncSession(SessionBase):
         options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
         inputs = _convert.StepInputs.of(tokens, text, features)
         request = inputs.request(self.session_id, options)
+        await self._loops.left()
         return await self._io.run(self._plans.step(self._state, request, timeout))
 
     def generate(
@@ -77,10 +86,13 @@ class AsyncSession(SessionBase):
         """As `Session.generate`, for `async for`."""
         options = _convert.StepOptions(temperature, top_k, top_p, seed)
         request = generate_request(self._state, prompt, options, max_tokens, tuple(stop_tokens), coalesce)
-        return self._generated(request, timeout)
+        return self._loops.start(lambda loop: self._generated(loop, request, timeout))
 
-    async def _generated(self, request: GenerateRequest, timeout: float | None) -> AsyncIterator[Token]:
-        with self._state.used_by("generate"):
+    async def _generated(
+        self, loop: Loop, request: GenerateRequest, timeout: float | None
+    ) -> AsyncGenerator[Token, None]:
+        await self._loops.left()
+        with loop, self._state.used_by("generate"):
             generation = Generation(self._plans, self._state, request, timeout)
             while not generation.finished:
                 wish = generation.call()
@@ -109,6 +121,7 @@ class AsyncSession(SessionBase):
     ) -> Score:
         """As `Session.score`."""
         inputs = _convert.inputs_to_proto(tokens, text)
+        await self._loops.left()
         return await self._io.run(self._plans.score(self._state, inputs, per_token, timeout))
 
     def stream(
@@ -131,28 +144,41 @@ class AsyncSession(SessionBase):
         options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
         items, convert = _convert.step_items(tokens, text, features)
         inputs = (convert(item) async for item in _convert.as_async(items))
-        return self._streamed(inputs, options, window, timeout)
+        return self._loops.start(lambda loop: self._streamed(loop, inputs, options, window, timeout))
 
     async def _streamed(
         self,
+        loop: Loop,
         items: AsyncIterator[_convert.StepInputs],
         options: _convert.StepOptions,
         window: int,
         timeout: float | None,
-    ) -> AsyncIterator[Prediction]:
+    ) -> AsyncGenerator[Prediction, None]:
+        await self._loops.left()
         pending: deque[asyncio.Future[Prediction]] = deque()
         try:
-            async with AsyncStream(self._io, self._plans, window) as stream:
-                async for item in items:
-                    pending.append(stream.submit(self._state, item, options, timeout))
-                    while pending and (len(pending) >= window or pending[0].done()):
+            with loop:
+                async with self._flushed(window) as stream:
+                    async for item in items:
+                        pending.append(stream.submit(self._state, item, options, timeout))
+                        while pending and (len(pending) >= window or pending[0].done()):
+                            yield await pending.popleft()
+                    while pending:
                         yield await pending.popleft()
-                while pending:
-                    yield await pending.popleft()
         finally:
             for future in pending:
                 # Of what came after an error nobody asks; asyncio would complain in the log.
                 future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    @asynccontextmanager
+    async def _flushed(self, window: int) -> AsyncIterator[AsyncStream]:
+        """A stream which, left early, waits for the steps sent ahead, so that the position counts them."""
+        async with AsyncStream(self._io, self._plans, window) as stream:
+            try:
+                yield stream
+            except GeneratorExit:
+                await stream.flush()
+                raise
 
     async def describe(self, *, timeout: float | None = None) -> SessionInfo:
         """As `Session.describe`."""
@@ -160,8 +186,10 @@ class AsyncSession(SessionBase):
 
     async def resync(self, *, timeout: float | None = None) -> SessionInfo:
         """As `Session.resync`."""
+        await self._loops.end()
         return await self._io.run(self._plans.resync(self._state, timeout))
 
     async def close(self, *, timeout: float | None = None) -> int:
         """As `Session.close`."""
+        await self._loops.end()
         return await self._io.run(self._plans.close(self._state, timeout))

@@ -109,8 +109,11 @@ class AsyncStream:
         # With nothing unanswered, wait for the server to let go of the sessions.
         await asyncio.wait([self._reader], timeout=CLOSE_SECONDS if self._core.idle else 0)
         self._reader.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._reader
+        # Not `await self._reader`: in Python 3.11, an error thrown into a generator's aclose() leaves the
+        # generator "already running" for good.
+        await asyncio.wait([self._reader])
+        if not self._reader.cancelled():
+            self._reader.result()
 
     async def _run(self) -> None:
         """Open the call whenever there is something to send, and read it."""

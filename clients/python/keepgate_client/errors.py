@@ -27,7 +27,8 @@ KeepgateError                         everything below; has code, reason, metada
     │   ├── SessionsExhaustedError
     │   └── StepsExhaustedError
     ├── DrainingError                 the server is shutting down
-    └── ComputationError              the computation failed; the server's log says why
+    ├── ComputationError              the computation failed; the server's log says why
+    └── NotFiniteError                the session's state overflowed, and the session is lost
 
 Calling a session's method again with the same arguments is safe after any of these: the session sends
 its position, so the step is applied once.
@@ -221,6 +222,10 @@ class ComputationError(ServerError):
     """A computation failed in the server. Its log says why."""
 
 
+class NotFiniteError(ServerError):
+    """The prediction is infinite or not a number: the state has overflowed, and the session is lost."""
+
+
 REASONS: Mapping[str, type[ServerError]] = {
     "MODEL_NOT_FOUND": ModelNotFoundError,
     "SESSION_NOT_FOUND": SessionNotFoundError,
@@ -236,5 +241,6 @@ REASONS: Mapping[str, type[ServerError]] = {
     "STEPS_EXHAUSTED": StepsExhaustedError,
     "DRAINING": DrainingError,
     "COMPUTATION_FAILED": ComputationError,
+    "NOT_FINITE": NotFiniteError,
 }
 """The reasons of docs/protocol.md; one that a newer server adds becomes a plain ServerError."""

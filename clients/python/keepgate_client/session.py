@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from keepgate_client import _convert, _plans, errors
 from keepgate_client._generation import Generation, generate_request
 from keepgate_client._io import IO
+from keepgate_client._loops import Loop, Loops
 from keepgate_client._session import SessionBase, SessionState, closing
 from keepgate_client.stream import Stream
 from keepgate_client.types import Prediction, Score, SessionInfo, Token
@@ -28,6 +29,10 @@ class Session(SessionBase):
     often it has to be sent: when a connection breaks, the client connects again and repeats the very
     same request. One call at a time; a second one raises SessionBusyError.
 
+    A loop over `generate` or `stream` that was left early may still be in use: while something refers
+    to its generator, other calls raise SessionBusyError or SessionInUseError. `close`, `resync` and the
+    end of the `with` block end it first.
+
     As a context manager it closes the session on the server at the end of the block. Without `with`,
     the session stays open until `close()` or its idle_ttl.
     """
@@ -36,6 +41,7 @@ class Session(SessionBase):
         self._io = io
         self._plans = plans
         self._state = state
+        self._loops = Loops()
 
     def __enter__(self) -> Self:
         return self
@@ -117,10 +123,12 @@ class Session(SessionBase):
         """
         options = _convert.StepOptions(temperature, top_k, top_p, seed)
         request = generate_request(self._state, prompt, options, max_tokens, tuple(stop_tokens), coalesce)
-        return self._generated(request, timeout)
+        return self._loops.start(lambda loop: self._generated(loop, request, timeout))
 
-    def _generated(self, request: GenerateRequest, timeout: float | None) -> Iterator[Token]:
-        with self._state.used_by("generate"):
+    def _generated(
+        self, loop: Loop, request: GenerateRequest, timeout: float | None
+    ) -> Generator[Token, None, None]:
+        with loop, self._state.used_by("generate"):
             generation = Generation(self._plans, self._state, request, timeout)
             while not generation.finished:
                 wish = generation.call()
@@ -181,6 +189,8 @@ class Session(SessionBase):
             breaks may then lose answers, not steps: AnswerLostError.
         timeout: seconds for each step.
 
+        Leaving the loop early waits for the steps sent ahead; the session's position counts them.
+
         Raises as `step`, while iterating.
 
             for prediction in session.stream(features=series):
@@ -188,32 +198,43 @@ class Session(SessionBase):
         """
         options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
         items, convert = _convert.step_items(tokens, text, features)
-        return self._streamed(map(convert, items), options, window, timeout)
+        inputs = map(convert, items)
+        return self._loops.start(lambda loop: self._streamed(loop, inputs, options, window, timeout))
 
     def _streamed(
         self,
+        loop: Loop,
         items: Iterator[_convert.StepInputs],
         options: _convert.StepOptions,
         window: int,
         timeout: float | None,
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         pending: deque[Future[Prediction]] = deque()
-        with Stream(self._io, self._plans, window) as stream:
-            for item in items:
-                pending.append(stream.submit(self._state, item, options, timeout))
-                while pending and (len(pending) >= window or pending[0].done()):
+        with loop, Stream(self._io, self._plans, window) as stream:
+            try:
+                for item in items:
+                    pending.append(stream.submit(self._state, item, options, timeout))
+                    while pending and (len(pending) >= window or pending[0].done()):
+                        yield pending.popleft().result()
+                while pending:
                     yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            except GeneratorExit:
+                stream.flush()  # so that the position counts the steps sent ahead
+                raise
 
     def describe(self, *, timeout: float | None = None) -> SessionInfo:
         """What the server knows of the session. Raises SessionGoneError, TransportError."""
         return self._io.run(self._plans.describe(self.session_id, timeout))
 
     def resync(self, *, timeout: float | None = None) -> SessionInfo:
-        """Take over the server's position, as after a generation that was left early."""
+        """Take over the server's position, as after a generation that was left early, and end that."""
+        self._loops.end()
         return self._io.run(self._plans.resync(self._state, timeout))
 
     def close(self, *, timeout: float | None = None) -> int:
-        """End the session and free its state; returns its last position. Raises SessionGoneError."""
+        """End the session and free its state; returns its last position. Raises SessionGoneError.
+
+        A generation or stream that still runs is cancelled.
+        """
+        self._loops.end()
         return self._io.run(self._plans.close(self._state, timeout))

@@ -14,9 +14,11 @@ from typing import Annotated
 import typer
 
 from keepgate.cli import info, inspect, serve, text
+from keepgate.cli.output import Commands
 
 app = typer.Typer(
     name="keepgate",
+    cls=Commands,
     help="A server of gated recurrent networks, and a client for it.",
     epilog="Start with 'keepgate serve'; in another terminal, 'keepgate list'.",
     no_args_is_help=True,

@@ -21,6 +21,7 @@ from keepgate.cli.output import (
     name_and_version,
     print_json,
     size,
+    text_argument,
 )
 
 if TYPE_CHECKING:
@@ -88,7 +89,9 @@ def show(model: Model, server: Server, models: Models = None, as_json: Json = Fa
 
 def sessions(
     server: Server,
-    model: Annotated[str, typer.Option("--model", "-m", help="Only sessions of this model.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Only sessions of this model.", callback=text_argument)
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """List the open sessions of a server."""

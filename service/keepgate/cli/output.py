@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from keepgate_client import Client
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
 DEFAULT_PORT = "8001"
 BROKEN_PIPE = 141
 """128 + SIGPIPE, as of a program that the signal ended."""
+
+
+def text_argument(value: str) -> str:
+    """The value, if it is text: an argument that is not UTF-8 cannot be sent."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise typer.BadParameter(f"got {os.fsencode(value)!r}, expected UTF-8 text") from None
+    return value
+
+
+def _address(value: str) -> str:
+    if not value.strip():
+        raise typer.BadParameter(f"got {value!r}, expected host:port")
+    return text_argument(value)
 
 
 def default_server() -> str:
@@ -37,11 +53,17 @@ Server = Annotated[
         help="Server to ask, host:port; 127.0.0.1:8001 if not given.",
         show_default=False,
         default_factory=default_server,
+        callback=_address,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Name of a model, or NAME/VERSION; the newest version if none.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Name of a model, or NAME/VERSION; the newest version if none.",
+        callback=text_argument,
+    ),
 ]
 
 
@@ -50,6 +72,41 @@ def fail(message: str) -> NoReturn:
     prefix = typer.style("keepgate:", fg=typer.colors.RED, bold=True)
     typer.echo(f"{prefix} {message}", err=True)
     raise typer.Exit(1)
+
+
+class Commands(TyperGroup):
+    """The commands; output that cannot be written ends each in the same way."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> Any:
+        """Parse the arguments, which may already print help or the version."""
+        with _writing():
+            return super().make_context(*arguments, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with _writing():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """A reader that has gone, as `head` does, ends the command quietly; a full disk, with a message."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        raise typer.Exit(BROKEN_PIPE) from None
+    except OSError as error:
+        _discard_output()
+        fail(str(error))
+
+
+def _discard_output() -> None:
+    # Python would complain once more when it flushes stdout at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
@@ -69,10 +126,6 @@ def connected(server: str) -> Iterator[Client]:
         )
     except KeepgateError as error:
         fail(str(error))
-    except BrokenPipeError:
-        # The reader has gone, as `head` does. Python would complain once more when it flushes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(BROKEN_PIPE) from None
 
 
 def name_and_version(model: str) -> tuple[str, str]:

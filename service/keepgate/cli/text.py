@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keepgate.cli.output import Json, Model, Server, connected, console, fail, name_and_version, print_json
+from keepgate.cli.output import (
+    Json,
+    Model,
+    Server,
+    connected,
+    console,
+    fail,
+    name_and_version,
+    print_json,
+    text_argument,
+)
 
 if TYPE_CHECKING:
-    from keepgate_client import InvalidArgumentError, Session
+    from keepgate_client import Client, InvalidArgumentError, Session
 
 SCORED_AT_ONCE = 4096
 """Characters a request: far below any limit, and enough to make the round trip cheap."""
+UINT32, UINT64 = 2**32 - 1, 2**64 - 1
+"""The largest integers that the protocol's fields take."""
 INTERRUPTED = 130
 """128 + SIGINT, as of a program that the signal ended."""
 
@@ -27,18 +39,22 @@ INTERRUPTED = 130
 def generate(
     model: Model,
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="Text to go on from; at least one character.")
+        str,
+        typer.Argument(
+            metavar="PROMPT", help="Text to go on from; at least one character.", callback=text_argument
+        ),
     ],
     server: Server,
     count: Annotated[
-        int, typer.Option("-n", "--count", metavar="N", min=1, help="Characters to generate.")
+        int, typer.Option("-n", "--count", metavar="N", min=1, max=UINT32, help="Characters to generate.")
     ] = 200,
     temperature: Annotated[
         float,
         typer.Option("--temperature", "-t", metavar="T", min=0, help="0 always takes the most probable."),
     ] = 0.7,
     top_k: Annotated[
-        int, typer.Option(metavar="K", min=0, help="Draw from the k most probable; 0 from all.")
+        int,
+        typer.Option(metavar="K", min=0, max=UINT32, help="Draw from the k most probable; 0 from all."),
     ] = 0,
     top_p: Annotated[
         float,
@@ -46,7 +62,9 @@ def generate(
             metavar="P", min=0, max=1, help="Draw from the most probable that make up p; 0 from all."
         ),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(metavar="SEED", min=0, help="The same seed draws the same text.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="SEED", min=0, max=UINT64, help="The same seed draws the same text.")
+    ] = 0,
 ) -> None:
     """Go on from a prompt, character by character.
 
@@ -58,7 +76,7 @@ def generate(
     show_all = sys.stdout.isatty() and sys.stderr.isatty()
     begin = time.perf_counter()
     drawn = 0
-    with connected(server) as client, client.open(name, version) as session:
+    with connected(server) as client, _open(client, name, version) as session:
         text = ""
         tokens = session.generate(
             prompt, max_tokens=count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
@@ -100,7 +118,7 @@ def score(
         fail(f"{file.name}: not UTF-8 text: {error.reason} at byte {error.start}")
     if len(text) < 2:
         fail(f"{file.name}: got {len(text)} characters, expected at least 2")
-    with connected(server) as client, client.open(name, version) as session:
+    with connected(server) as client, _open(client, name, version) as session:
         log_likelihood, scored = 0.0, 0
         for likelihood, count in _scores(session, text, file.name):
             log_likelihood += likelihood
@@ -118,6 +136,21 @@ def score(
         )
     else:
         typer.echo(f"{bits:.4f} bits a character ({scored:,} characters scored by {model})")
+
+
+def _open(client: Client, name: str, version: str) -> Session:
+    """A session of a model that takes text. For any other model the command fails."""
+    from keepgate_client import FeatureInputInfo
+
+    model = client.model(name, version)
+    takes = ""
+    if isinstance(model.input, FeatureInputInfo):
+        takes = "feature vectors"
+    elif not model.input.tokenizer:
+        takes = "token ids and has no tokenizer"
+    if takes:
+        fail(f"model '{model.name}/{model.version}' takes {takes}; expected a token model that takes text")
+    return client.open(model.name, model.version)
 
 
 def _scores(session: Session, text: str, name: str) -> Iterator[tuple[float, int]]:
