@@ -21,6 +21,10 @@ from keepgate_client import _convert, _rpc, errors, types
 from keepgate_client._retry import RetryPolicy
 from keepgate_client._session import SessionState
 
+SETTLE_SECONDS = 0.1
+"""How long a position must stand still after a loop was left: many times what a token takes."""
+SETTLE_ATTEMPTS = 50
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -164,7 +168,15 @@ class Plans:
 
     def resync(self, state: SessionState, timeout: float | None) -> Plan[types.SessionInfo]:
         with state.used_by("resync"):
+            # A loop that was just cancelled may have one more input under way on the server, which is
+            # still applied. So the position counts once it has stood still.
             info = yield from self.describe(state.session_id, timeout)
+            for _ in range(SETTLE_ATTEMPTS):
+                before = info.position
+                yield Sleep(SETTLE_SECONDS)
+                info = yield from self.describe(state.session_id, timeout)
+                if info.position == before:
+                    break
             state.moved(info.position)
             return info
 
