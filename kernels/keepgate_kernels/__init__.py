@@ -25,9 +25,10 @@ from keepgate_kernels.spec import (
     SpecError,
     TokenInput,
 )
-from keepgate_kernels.weights import WeightsError
+from keepgate_kernels.weights import PRECISIONS, WeightsError
 
 __all__ = [
+    "PRECISIONS",
     "CategoricalHead",
     "CellKind",
     "CellSpec",

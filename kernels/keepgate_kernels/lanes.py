@@ -1,7 +1,8 @@
 """The columns of one batch: what the kernel reads and writes for every lane.
 
-A lane is one session's part of a batch: a slot, one or more consecutive inputs, and how to draw the token
-that follows. Columns are allocated once and filled anew for every batch.
+A lane is one session's part of a batch: a slot, one or more consecutive inputs, and what is asked for after
+the last of them. Columns are allocated once and filled anew for every batch; what only some answers have,
+logits, lists and scores, lies in a pool that is as long as a batch asks for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from numpy.typing import NDArray
 
 from keepgate_kernels.sampling import OPTIONS, Sampling
 from keepgate_kernels.spec import ModelSpec, TokenInput
-from keepgate_kernels.weights import padded
+
+ABSENT = -1
+"""A place in the pool that was not asked for."""
+
+KEPT_POOL = 1 << 20
+"""Numbers, 4 MiB, that the pool of an emptied batch holds at most."""
 
 LANE = np.dtype(
     [
@@ -21,30 +27,45 @@ LANE = np.dtype(
         ("offset", "<i8"),
         ("steps", "<i8"),
         ("position", "<u8"),
+        ("logits", "<i8"),
+        ("outputs", "<i8"),
+        ("top", "<i8"),
+        ("scores", "<i8"),
         *OPTIONS,
-        ("predict", "?"),
-        ("score", "?"),
+        ("top_count", "<u4"),
         ("token", "<u4"),
         ("log_probability", "<f4"),
+        ("predict", "?"),
+        ("score", "?"),
+        ("finite", "?"),
     ],
     align=True,
 )
-"""offset: the lane's first row in the inputs; position: the session's, after the inputs; token and
-log_probability are answers."""
+"""offset: the lane's first row in the inputs; position: the session's, after the inputs.
+
+logits [V], outputs [N], top and scores [steps]: places in the pool, or ABSENT. top: top_count ids, the bits
+of uint32, then as many log-probabilities.
+token, log_probability and finite are answers. finite is True at first; the tick makes it False if it meets a
+logit, an output, a score or a state of the lane that is NaN or infinite, and then the others mean nothing.
+"""
+
+
+BATCH = np.dtype(
+    [("lanes", "<i8"), ("tokens", "<i8"), ("features", "<i8"), ("pool", "<i8"), ("inputs", "<i8"), ("pooled", "<i8")]
+)
+"""What a kernel is called with: addresses of `Batch`'s arrays, and how many inputs and pool numbers there are."""
 
 
 class Batch(NamedTuple):
     """Arrays of a batch of up to B lanes and I inputs in all.
 
-    lanes: LANE [B]; tokens: uint32 [I] and features: float32 [I, K], one of them used; scores: float32 [I];
-    values: float32 [B, padded N], the head's logits or outputs.
+    lanes: LANE [B]; tokens: uint32 [I] and features: float32 [I, K], one of them used; pool: float32.
     """
 
     lanes: NDArray[np.void]
     tokens: NDArray[np.uint32]
     features: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    values: NDArray[np.float32]
+    pool: NDArray[np.float32]
 
 
 class Lanes:
@@ -60,11 +81,16 @@ class Lanes:
             np.zeros(max_lanes, LANE),
             np.zeros(max_inputs if takes_tokens else 0, np.uint32),
             np.zeros((0 if takes_tokens else max_inputs, spec.input_size), np.float32),
-            np.zeros(max_inputs, np.float32),
-            np.zeros((max_lanes, padded(spec.head.size)), np.float32),
+            np.zeros(max_lanes, np.float32),
         )
+        self.record = np.zeros(1, BATCH)
+        self._point_to_arrays()
+        lanes = self.batch.lanes
+        self._tokens, self._log_probabilities = lanes["token"], lanes["log_probability"]
+        self._finite = lanes["finite"]
         self._count = 0
         self._inputs = 0
+        self._pooled = 0
 
     def __len__(self) -> int:
         return self._count
@@ -80,9 +106,12 @@ class Lanes:
         return 0 if self._count == self.max_lanes else self.max_inputs - self._inputs
 
     def clear(self) -> None:
-        """Forget all lanes and their answers."""
+        """Forget all lanes and their answers, and the memory of unusually large ones."""
         self._count = 0
         self._inputs = 0
+        self._pooled = 0
+        if self.batch.pool.size > KEPT_POOL:
+            self._replace_pool(self.max_lanes)
 
     def add(
         self,
@@ -93,13 +122,16 @@ class Lanes:
         sampling: Sampling,
         predict: bool = True,
         score: bool = False,
+        top_k: int = 0,
+        logits: bool = False,
     ) -> int:
         """Append a lane and return its index. A slot may be in a batch once.
 
         inputs: uint32 [T] token ids below V, or finite float32 [T, K]; T from 1 to `room`.
         position: the session's position after these inputs; it keys the draw.
-        predict: compute the head after the last input. score: the log-probability of every input, given
-        those before it (token models).
+        predict: compute the head after the last input: a token, or outputs. With it, in token models,
+        top_k: how many of the most probable tokens to list, up to V, and logits: whether to keep them.
+        score: the log-probability of every input, given those before it (token models).
         Raises ValueError if the lane does not fit. Values of the inputs are the caller's to check.
         """
         steps = len(inputs)
@@ -107,33 +139,98 @@ class Lanes:
             raise ValueError(f"inputs: got {steps}, expected 1 to {self.room}")
         if score and not self.takes_tokens:
             raise ValueError("score: the model takes features, expected a token model")
+        if (top_k or logits) and not (predict and self.takes_tokens):
+            raise ValueError("top_k, logits: expected a token model and a lane that predicts")
+        if not 0 <= top_k <= self.head_size:
+            raise ValueError(f"top_k: got {top_k}, expected 0 to the vocabulary size, {self.head_size}")
+        begin = self._pooled
+        outputs = predict and not self.takes_tokens
+        top_begin = begin + (self.head_size if logits or outputs else 0)
+        scores_begin = top_begin + 2 * top_k
+        self._pool_up_to(scores_begin + (steps if score else 0))
         index, offset = self._count, self._inputs
         store = self.batch.tokens if self.takes_tokens else self.batch.features
         store[offset : offset + steps] = inputs
-        record = (slot, offset, steps, position, *sampling.as_record(), predict, score, 0, 0.0)
-        self.batch.lanes[index] = record
+        self.batch.lanes[index] = (
+            *(slot, offset, steps, position),
+            begin if logits else ABSENT,
+            begin if outputs else ABSENT,
+            top_begin if top_k else ABSENT,
+            scores_begin if score else ABSENT,
+            *sampling.as_record(),
+            *(top_k, 0, 0.0, predict, score, True),
+        )
         self._count += 1
         self._inputs += steps
         return index
 
+    def _pool_up_to(self, size: int) -> None:
+        self._pooled = size
+        pool = self.batch.pool
+        if size > pool.size:  # there are no answers yet that would have to be copied
+            self._replace_pool(max(size, 2 * pool.size))
+
+    def _replace_pool(self, size: int) -> None:
+        self.batch = self.batch._replace(pool=np.zeros(size, np.float32))
+        self._point_to_arrays()
+
+    def _point_to_arrays(self) -> None:
+        batch = self.batch
+        addresses = [array.__array_interface__["data"][0] for array in batch]
+        self.record[0] = (*addresses, max(len(batch.tokens), len(batch.features)), len(batch.pool))
+
+    @property
+    def all_finite(self) -> bool:
+        """Whether `is_finite` holds for every lane."""
+        return bool(self._finite[: self._count].all())
+
+    def is_finite(self, index: int) -> bool:
+        """Whether all numbers that the tick met in the lane were finite; if not, its answers mean nothing.
+
+        Looked at: logits or outputs of a predicting lane, scores of a scoring lane.
+        """
+        return bool(self._finite[index])
+
     def token(self, index: int) -> int:
         """The drawn token of a predicting lane."""
-        return int(self.batch.lanes["token"][index])
+        return int(self._tokens[index])
 
     def log_probability(self, index: int) -> float:
         """Natural log-probability of that token under the model itself."""
-        return float(self.batch.lanes["log_probability"][index])
+        return float(self._log_probabilities[index])
+
+    def top(self, index: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """The top_k most probable tokens [k], best first, and their log-probabilities [k].
+
+        Views, gone with the next batch. Raises ValueError if the lane was added without top_k.
+        """
+        count = int(self.batch.lanes[index]["top_count"])
+        both = self._pooled_at(index, "top", 2 * count)
+        return both[:count].view(np.uint32), both[count:]
 
     def logits(self, index: int) -> NDArray[np.float32]:
-        """Logits [V] of a predicting lane: a view, gone with the next batch."""
-        return self.batch.values[index, : self.head_size]
+        """Logits [V] of a predicting lane of a token model: a view, gone with the next batch.
+
+        Raises ValueError if the lane was added without `logits`.
+        """
+        return self._pooled_at(index, "logits", self.head_size)
 
     def outputs(self, index: int) -> NDArray[np.float32]:
-        """Outputs [N] of a predicting lane of a feature model: a view, gone with the next batch."""
-        return self.batch.values[index, : self.head_size]
+        """Outputs [N] of a predicting lane of a feature model: a view, gone with the next batch.
+
+        Raises ValueError if the lane does not predict.
+        """
+        return self._pooled_at(index, "outputs", self.head_size)
 
     def scores(self, index: int) -> NDArray[np.float32]:
-        """Log-probability of each input [T] of a scoring lane: a view, gone with the next batch."""
-        lane = self.batch.lanes[index]
-        offset = int(lane["offset"])
-        return self.batch.scores[offset : offset + int(lane["steps"])]
+        """Log-probability of each input [T] of a scoring lane: a view, gone with the next batch.
+
+        Raises ValueError if the lane was added without `score`.
+        """
+        return self._pooled_at(index, "scores", int(self.batch.lanes[index]["steps"]))
+
+    def _pooled_at(self, index: int, field: str, size: int) -> NDArray[np.float32]:
+        first = int(self.batch.lanes[index][field])
+        if first == ABSENT:
+            raise ValueError(f"{field}: lane {index} was added without them")
+        return self.batch.pool[first : first + size]

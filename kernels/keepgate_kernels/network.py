@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -9,59 +10,96 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from keepgate_kernels.cpu.step import Scratch, make_scratch, tick
+from keepgate_kernels.cpu.crew import Crew
+from keepgate_kernels.cpu.packing import pack
+from keepgate_kernels.cpu.phase import TILE
+from keepgate_kernels.cpu.step import tick
+from keepgate_kernels.cpu.workspace import Workspace, network_record
 from keepgate_kernels.lanes import Lanes
-from keepgate_kernels.sampling import Sampling, sample, top_tokens
+from keepgate_kernels.sampling import Sampling
 from keepgate_kernels.slots import Slots
-from keepgate_kernels.spec import CategoricalHead, ModelSpec, TokenInput
-from keepgate_kernels.weights import H_COLUMNS, INNER, OUTPUT, X_COLUMNS, check_tensors, pack
+from keepgate_kernels.spec import ModelSpec, TokenInput
+from keepgate_kernels.weights import PRECISIONS, check_tensors
 from keepgate_kernels.weights import fingerprint as weights_fingerprint
+
+LEAST_SHARED_SECONDS = 150e-6
+"""A step that takes one thread less than this is not worth waking another for."""
+
+READ_BYTES_PER_SECOND = 30e9
+OPERATIONS_PER_SECOND = {"fp32": 100e9, "bf16": 100e9, "int8": 400e9}
+"""What one core does of either, about; for that decision only."""
 
 
 class Network:
     """Packed weights and the state of up to `slots` sessions.
 
-    tensors: canonical float32 arrays with the names and shapes of `spec.tensors()`.
-    Raises WeightsError if they do not fit the spec.
+    tensors: canonical float32 arrays with the names and shapes of `spec.tensors()`. precision: one of
+    PRECISIONS, how weights are held and multiplied. threads: how many a heavy step may use.
+    Raises WeightsError if the tensors do not fit the spec, ValueError for another argument.
     """
 
-    precision = "fp32"
-
-    def __init__(self, spec: ModelSpec, tensors: Mapping[str, NDArray[np.float32]], *, slots: int) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tensors: Mapping[str, NDArray[np.float32]],
+        *,
+        slots: int,
+        precision: str = "fp32",
+        threads: int = 1,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if threads < 1:
+            raise ValueError(f"threads: got {threads}, expected at least 1")
         check_tensors(spec, tensors)
         self.spec = spec
+        self.precision = precision
         self.fingerprint = weights_fingerprint(spec, tensors)
-        self.weights = pack(spec, tensors)
         self.slots = Slots(spec, slots)
-        self._scratch = threading.local()
+        self._packed = pack(spec, tensors, precision)
+        self._record = network_record(self._packed, self.slots.state)
+        self._workspaces = threading.local()
+        self._crew = Crew(threads - 1) if threads > 1 else None
 
     @property
     def weight_bytes(self) -> int:
         """Memory that the packed weights take."""
-        return self.weights.flat.nbytes
+        return self._packed.weights.nbytes
 
     @property
     def flops_per_step(self) -> int:
         """Operations of one input's matrix products, two for each multiply-add; for estimates of cost."""
-        layers = self.weights.plan[1:-1]
-        recurrent = (layers[:, OUTPUT] * layers[:, H_COLUMNS]).sum()
-        inputs = (layers[:, INNER] * layers[:, X_COLUMNS].clip(min=0)).sum()
-        head = self.spec.layers[-1].output_size * self.spec.head.size
-        return 2 * (int(recurrent + inputs) + head)
+        products = sum(math.prod(shape) for name, shape in self.spec.tensors().items() if len(shape) == 2)
+        if isinstance(self.spec.input, TokenInput):  # folded, or looked up
+            products -= self.spec.input.vocabulary_size * self.spec.input.embedding_size
+        return 2 * products
 
     def step(self, lanes: Lanes) -> None:
         """Apply the lanes' inputs to their slots and fill in their answers: one jitted call, no GIL.
 
         Threads may step at the same time with lanes of their own and slots that are not shared.
         """
-        tick(self.weights, self.slots.state, lanes.batch, len(lanes), self._thread_scratch())
+        workspace = self._workspace()
+        if self._crew is None or self._seconds(lanes) < LEAST_SHARED_SECONDS:
+            self._tick(lanes, workspace)
+            return
+        with self._crew.joined(self._packed.weights, workspace):
+            self._tick(lanes, workspace)
 
-    def _thread_scratch(self) -> Scratch:
-        scratch: Scratch | None = getattr(self._scratch, "arrays", None)
-        if scratch is None:
-            scratch = make_scratch(self.weights.plan)
-            self._scratch.arrays = scratch
-        return scratch
+    def _tick(self, lanes: Lanes, workspace: Workspace) -> None:
+        tick(self._packed.weights, self._record, lanes.record, workspace.record, len(lanes))
+
+    def _seconds(self, lanes: Lanes) -> float:
+        """About how long one thread will take: what the products need, or reading the weights for them."""
+        passes = lanes.inputs / min(len(lanes), TILE)
+        reading = passes * self.weight_bytes / READ_BYTES_PER_SECOND
+        return max(reading, lanes.inputs * self.flops_per_step / OPERATIONS_PER_SECOND[self.precision])
+
+    def _workspace(self) -> Workspace:
+        workspace: Workspace | None = getattr(self._workspaces, "own", None)
+        if workspace is None:
+            workspace = self._workspaces.own = Workspace(self._packed, self.precision)
+        return workspace
 
     def hidden(self, slot: int) -> list[NDArray[np.float32]]:
         """Copies of the hidden state of every layer, float32 [P] each."""
@@ -86,8 +124,5 @@ class Network:
         lanes = Lanes(self.spec, max_lanes=1, max_inputs=1)
         lanes.add(slot, inputs, position=1, sampling=Sampling(), score=takes_tokens)
         self.step(lanes)
-        if isinstance(self.spec.head, CategoricalHead):
-            sample(lanes.logits(0), 1, Sampling())
-            top_tokens(lanes.logits(0), 1)
         self.slots.release(slot)
         return time.perf_counter() - begin

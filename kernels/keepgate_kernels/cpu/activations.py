@@ -1,33 +1,51 @@
-"""Activations in float32, written so that the loops around them vectorise.
+"""Activations of float32 vectors.
 
 tanh is a rational function, x P(x^2) / Q(x^2) on [-8, 8], with coefficients fitted by
 `kernels/tools/fit_tanh.py` for the least relative error: 7e-9 before rounding, 3.1e-7 in float32. Beyond
-the clamp it is constant, 2.3e-7 from 1, and its magnitude never exceeds 1.
+the clamp it is constant, 2.3e-7 from 1. A division takes as long as sixteen multiply-adds, so activations are
+kept as fractions until the cell has put them together over one denominator.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+from keepgate_kernels.cpu.simd import Emitter, Floats
 from keepgate_kernels.jit import VECTOR_GATES, part
 
-_f = np.float32
-_CLAMP = _f(8.0)
-_ONE = _f(1.0)
-_HALF = _f(0.5)
-_P1, _P2, _P3, _P4 = (
-    _f(0.13444554805755615),
-    _f(0.0035716656129807234),
-    _f(2.1895784811931662e-05),
-    _f(1.5232007655185953e-08),
-)
-_Q1, _Q2, _Q3, _Q4 = (
-    _f(0.4677788317203522),
-    _f(0.026164699345827103),
-    _f(0.00034114028676413),
-    _f(8.523089718437404e-07),
-)
+CLAMP = 8.0
+P = (1.0, 0.13444554805755615, 0.0035716656129807234, 2.1895784811931662e-05, 1.5232007655185953e-08)
+Q = (1.0, 0.4677788317203522, 0.026164699345827103, 0.00034114028676413, 8.523089718437404e-07)
 
+
+class Fraction(NamedTuple):
+    """over / under, with under in [1, 500]."""
+
+    over: Floats
+    under: Floats
+
+    @property
+    def value(self) -> Floats:
+        return self.over / self.under
+
+
+def tanh(e: Emitter, x: Floats) -> Fraction:
+    """Hyperbolic tangent; NaN where x is."""
+    x = e.clamp(x, e.constant(CLAMP))
+    u = x * x
+    return Fraction(x * e.polynomial(u, P), e.polynomial(u, Q))
+
+
+def sigmoid(e: Emitter, x: Floats) -> Fraction:
+    """Logistic function, (1 + tanh(x / 2)) / 2; NaN where x is."""
+    half = tanh(e, x * e.constant(0.5))
+    return Fraction(half.over + half.under, half.under + half.under)
+
+
+_f = np.float32
+_ONE = _f(1.0)
 _LOG2_E = _f(1.4426950408889634)
 _LN2_HIGH = _f(0.693359375)
 _LN2_LOW = _f(-2.1219444e-4)
@@ -37,22 +55,6 @@ _EXP_FLOOR = _f(-87.0)
 _E2, _E3, _E4, _E5, _E6 = (_f(1 / 2), _f(1 / 6), _f(1 / 24), _f(1 / 120), _f(1 / 720))
 _EXPONENT_BIAS = np.int32(127)
 _MANTISSA_BITS = np.int32(23)
-
-
-@part(VECTOR_GATES)
-def tanh(x):
-    """Hyperbolic tangent of a float32."""
-    x = min(max(x, -_CLAMP), _CLAMP)
-    u = x * x
-    p = _ONE + u * (_P1 + u * (_P2 + u * (_P3 + u * _P4)))
-    q = _ONE + u * (_Q1 + u * (_Q2 + u * (_Q3 + u * _Q4)))
-    return x * p / q
-
-
-@part(VECTOR_GATES)
-def sigmoid(x):
-    """Logistic function of a float32: (1 + tanh(x / 2)) / 2."""
-    return _HALF + _HALF * tanh(_HALF * x)
 
 
 @part(VECTOR_GATES)

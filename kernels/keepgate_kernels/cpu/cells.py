@@ -1,98 +1,106 @@
-"""Gates of one lane: accumulators to new state. Equations: `keepgate_kernels.reference`.
+"""Gates of one vector of units: sums of a lane to its new state. Equations: `keepgate_kernels.reference`.
 
-Shapes, all float32 and padded: sums [WIDTH] (gate pre-activations, in the blocks that `weights` lays out),
-c [H], h_before and h [P]. `h` may not be `h_before`. Blocks are contiguous slices, so that every loop runs
-over whole vectors.
+Arguments are addresses of float32 vectors: sums, the gates' pre-activations, one vector a gate; c, the cell
+state, updated in place; before and h, the hidden state before and after, which may be the same; options,
+vectors of peephole weights, then of the clip.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from llvmlite import ir
 
-from keepgate_kernels.cpu.activations import sigmoid, tanh
-from keepgate_kernels.jit import VECTOR_GATES, part
-
-_ZERO = np.float32(0.0)
-_ONE = np.float32(1.0)
+from keepgate_kernels.cpu.activations import Fraction, sigmoid, tanh
+from keepgate_kernels.cpu.simd import Emitter, Floats
 
 
-@part(VECTOR_GATES)
-def rnn_tanh(sums, h):
+def rnn_tanh(e: Emitter, sums: ir.Value, h: ir.Value) -> None:
     """h = tanh(sums)."""
-    for j in range(h.size):
-        h[j] = tanh(sums[j])
+    e.store(tanh(e, e.load(sums)).value, h)
 
 
-@part(VECTOR_GATES)
-def rnn_relu(sums, h):
+def rnn_relu(e: Emitter, sums: ir.Value, h: ir.Value) -> None:
     """h = max(sums, 0)."""
-    for j in range(h.size):
-        h[j] = max(sums[j], _ZERO)
+    e.store(e.maximum(e.constant(0.0), e.load(sums)), h)
 
 
-@part(VECTOR_GATES)
-def add_peephole(sums, weights, c):
-    """sums += weights * c, elementwise."""
-    for j in range(c.size):
-        sums[j] += weights[j] * c[j]
+def _gated(e: Emitter, f: Fraction, c: Floats, i: Fraction, g: Fraction) -> Floats:
+    """f c + i g over one denominator."""
+    written = i.under * g.under
+    kept = f.over * c * written
+    return e.fma(i.over * g.over, f.under, kept) / (f.under * written)
 
 
-@part(VECTOR_GATES)
-def lstm_cell(sums, c):
-    """c' = f c + i g, in place. Blocks of sums: i, f, g, o."""
-    size = c.size
-    i, f, g = sums[:size], sums[size : 2 * size], sums[2 * size : 3 * size]
-    for j in range(size):
-        c[j] = sigmoid(f[j]) * c[j] + sigmoid(i[j]) * tanh(g[j])
+def _complement(f: Fraction) -> Fraction:
+    return Fraction(f.under - f.over, f.under)
 
 
-@part(VECTOR_GATES)
-def cifg_cell(sums, c):
-    """c' = f c + (1 - f) g, in place. Blocks of sums: f, g, o."""
-    size = c.size
-    f, g = sums[:size], sums[size : 2 * size]
-    for j in range(size):
-        forget = sigmoid(f[j])
-        c[j] = forget * c[j] + (_ONE - forget) * tanh(g[j])
+def _coupled(e: Emitter, f: Fraction, c: Floats, g: Fraction) -> Floats:
+    """f c + (1 - f) g over one denominator."""
+    kept = f.over * c * g.under
+    return e.fma(f.under - f.over, g.over, kept) / (f.under * g.under)
 
 
-@part(VECTOR_GATES)
-def clip(c, bound):
-    """c = min(max(c, -bound), bound), in place."""
-    for j in range(c.size):
-        c[j] = min(max(c[j], -bound), bound)
+def _emit(e: Emitter, o: Floats, c: Floats, h: ir.Value) -> None:
+    """h = sigmoid(o) tanh(c)."""
+    gate, cell = sigmoid(e, o), tanh(e, c)
+    e.store(gate.over * cell.over / (gate.under * cell.under), h)
 
 
-@part(VECTOR_GATES)
-def cell_output(o, c, h):
-    """h = sigmoid(o) tanh(c), before any projection."""
-    for j in range(c.size):
-        h[j] = sigmoid(o[j]) * tanh(c[j])
+def lstm(e: Emitter, sums: ir.Value, c: ir.Value, h: ir.Value) -> None:
+    """Gates i, f, g, o."""
+    i, f, g, o = (e.load(sums, gate) for gate in range(4))
+    cell = _gated(e, sigmoid(e, f), e.load(c), sigmoid(e, i), tanh(e, g))
+    e.store(cell, c)
+    _emit(e, o, cell, h)
 
 
-@part(VECTOR_GATES)
-def gru(sums, h_before, h):
-    """Reset after the product. Blocks of sums: n from x, r, z, n from h."""
-    size = h.size
-    n_x, r, z, n_h = sums[:size], sums[size : 2 * size], sums[2 * size : 3 * size], sums[3 * size :]
-    for j in range(size):
-        n = tanh(n_x[j] + sigmoid(r[j]) * n_h[j])
-        update = sigmoid(z[j])
-        h[j] = (_ONE - update) * n + update * h_before[j]
+def lstm_with_options(e: Emitter, sums: ir.Value, c: ir.Value, h: ir.Value, options: ir.Value) -> None:
+    """Gates i, f, g, o; options: peepholes of i, f, o, then the clip."""
+    i, f, g, o = (e.load(sums, gate) for gate in range(4))
+    to_i, to_f, to_o, clip = (e.load(options, row) for row in range(4))
+    before = e.load(c)
+    i, f = e.fma(to_i, before, i), e.fma(to_f, before, f)
+    cell = e.clamp(_gated(e, sigmoid(e, f), before, sigmoid(e, i), tanh(e, g)), clip)
+    e.store(cell, c)
+    _emit(e, e.fma(to_o, cell, o), cell, h)
 
 
-@part(VECTOR_GATES)
-def reset(sums, h_before, out):
-    """out = sigmoid(r) h, what the GRU with the reset before the product multiplies. Blocks: r, z, n."""
-    for j in range(out.size):
-        out[j] = sigmoid(sums[j]) * h_before[j]
+def cifg(e: Emitter, sums: ir.Value, c: ir.Value, h: ir.Value) -> None:
+    """Gates f, g, o."""
+    f, g, o = (e.load(sums, gate) for gate in range(3))
+    cell = _coupled(e, sigmoid(e, f), e.load(c), tanh(e, g))
+    e.store(cell, c)
+    _emit(e, o, cell, h)
 
 
-@part(VECTOR_GATES)
-def gru_reset_before(sums, h_before, h):
-    """Once R (r h) has been added to block n. Blocks of sums: r, z, n."""
-    size = h.size
-    z, n = sums[size : 2 * size], sums[2 * size : 3 * size]
-    for j in range(size):
-        update = sigmoid(z[j])
-        h[j] = (_ONE - update) * tanh(n[j]) + update * h_before[j]
+def cifg_with_options(e: Emitter, sums: ir.Value, c: ir.Value, h: ir.Value, options: ir.Value) -> None:
+    """Gates f, g, o; options: peepholes of f, o, then the clip."""
+    f, g, o = (e.load(sums, gate) for gate in range(3))
+    to_f, to_o, clip = (e.load(options, row) for row in range(3))
+    before = e.load(c)
+    cell = e.clamp(_coupled(e, sigmoid(e, e.fma(to_f, before, f)), before, tanh(e, g)), clip)
+    e.store(cell, c)
+    _emit(e, e.fma(to_o, cell, o), cell, h)
+
+
+def _update(e: Emitter, z: Floats, n: Fraction, before: ir.Value, h: ir.Value) -> None:
+    """h = (1 - z) n + z h."""
+    e.store(_coupled(e, sigmoid(e, z), e.load(before), n), h)
+
+
+def gru(e: Emitter, from_x: ir.Value, sums: ir.Value, before: ir.Value, h: ir.Value) -> None:
+    """Reset after the product. from_x: what x gives to n. Gates r, z, and what h gives to n."""
+    r, z, from_h = (e.load(sums, gate) for gate in range(3))
+    n = tanh(e, e.fma(sigmoid(e, r).value, from_h, e.load(from_x)))
+    _update(e, z, n, before, h)
+
+
+def reset(e: Emitter, r: ir.Value, before: ir.Value, out: ir.Value) -> None:
+    """out = sigmoid(r) h, which the GRU with the reset before the product multiplies."""
+    gate = sigmoid(e, e.load(r))
+    e.store(gate.over * e.load(before) / gate.under, out)
+
+
+def gru_reset_before(e: Emitter, z: ir.Value, n: ir.Value, before: ir.Value, h: ir.Value) -> None:
+    """Once the product of r h has been added to n."""
+    _update(e, e.load(z), tanh(e, e.load(n)), before, h)

@@ -1,7 +1,9 @@
 """One jitted call for a whole batch: gather, products, gates, head, draw, scatter.
 
-Lanes are taken in tiles, so that a tile's accumulators stay in L2 while the weights go by once for all of
-its lanes. No arithmetic of a lane depends on the tile it is in.
+Lanes are taken in tiles, and the steps of a tile's lanes in chunks, so that up to TILE rows, pairs of lane
+and step, share a pass over the weights. In a chunk of several steps the products with a layer's input are one
+product of all rows; so are those of the head where every step is scored. No arithmetic of a row depends on
+the tile it is in.
 """
 
 from __future__ import annotations
@@ -12,262 +14,402 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cpu import cells
-from keepgate_kernels.cpu.matmul import add_product
+from keepgate_kernels.cpu.answers import answer, score
+from keepgate_kernels.cpu.dots import Dot
+from keepgate_kernels.cpu.intrinsics import by_precision, intrinsic_of
+from keepgate_kernels.cpu.memory import float32s, float64s, int64s, records, uint32s
+from keepgate_kernels.cpu.phase import LANES, LINEAR, TILE, VECTOR_BYTES
+from keepgate_kernels.cpu.plan import ABSENT, EMBEDDED, ENDS, FEATURES, FOLDED, GRU_RESET_BEFORE, LAYER
+from keepgate_kernels.cpu.rows import convert, copy, is_finite
+from keepgate_kernels.cpu.sharing import OPEN, help_until_closed, run_alone, run_shared, store
+from keepgate_kernels.cpu.simd import Body
 from keepgate_kernels.jit import entry, part
-from keepgate_kernels.lanes import Batch
-from keepgate_kernels.sampling import draw, log_normaliser
-from keepgate_kernels.slots import State
-from keepgate_kernels.weights import (
-    ABSENT,
-    BIAS,
-    CIFG,
-    CLIP,
-    EMBEDDED,
-    FEATURES,
-    FOLDED,
-    GRU,
-    GRU_RESET_BEFORE,
-    H_COLUMNS,
-    H_FIRST,
-    H_OFFSET,
-    HEAD_BIAS,
-    HEAD_INNER,
-    HEAD_OFFSET,
-    HEAD_SIZE,
-    HEAD_WIDTH,
-    HIDDEN,
-    INNER,
-    INPUT_KIND,
-    INPUT_OFFSET,
-    INPUT_SIZE,
-    INPUT_WIDTH,
-    KIND,
-    LSTM,
-    OUTPUT,
-    PEEPHOLE,
-    RNN_RELU,
-    RNN_TANH,
-    SECOND,
-    WIDTH,
-    X_COLUMNS,
-    X_OFFSET,
-    Weights,
-)
-
-TILE = 32
-"""Lanes a tile: 32 rows of accumulators of a 512-unit LSTM are 256 KiB, a quarter of L2."""
+from keepgate_kernels.lanes import LANE
 
 
-class Scratch(NamedTuple):
-    """Work space of one tile, float32 but for the indices; contents mean nothing between calls.
-
-    sums [TILE, widest accumulators]; x [TILE, widest input]: a layer's input, then its output; h
-    [TILE, widest P]: h before the step; wide [TILE, widest H]: h before the projection, or r h; logits
-    [TILE, padded N]; powers [N]; heap int64 [N]; live int64 [TILE]: the lanes at work.
-    """
-
-    sums: NDArray[np.float32]
-    x: NDArray[np.float32]
-    h: NDArray[np.float32]
-    wide: NDArray[np.float32]
-    logits: NDArray[np.float32]
-    powers: NDArray[np.float32]
-    heap: NDArray[np.int64]
-    live: NDArray[np.int64]
+def _bounded(dot: Dot) -> Body:
+    return convert(dot, True)
 
 
-def make_scratch(plan: NDArray[np.int64]) -> Scratch:
-    """Work space for a model's plan."""
-    layers, head = plan[1:-1], plan[-1]
-    widest = int(layers[:, [INNER, OUTPUT, HIDDEN]].max())
+def _unbounded(dot: Dot) -> Body:
+    return convert(dot, False)
 
-    def rows(width: int) -> NDArray[np.float32]:
-        return np.zeros((TILE, width), np.float32)
 
-    return Scratch(
-        rows(int(layers[:, WIDTH].max())),
-        rows(widest),
-        rows(widest),
-        rows(widest),
-        rows(int(head[HEAD_WIDTH])),
-        np.zeros(int(head[HEAD_SIZE]), np.float32),
-        np.zeros(int(head[HEAD_SIZE]), np.int64),
-        np.zeros(TILE, np.int64),
+_convert_bounded, _convert_unbounded = by_precision(_bounded), by_precision(_unbounded)
+_copy, _is_finite = intrinsic_of(copy), intrinsic_of(is_finite)
+_reset, _gru_reset_before = intrinsic_of(cells.reset), intrinsic_of(cells.gru_reset_before)
+
+
+@part(inline=True)
+def _convert(matrices, bounded, source, target, count):
+    if bounded:
+        _convert_bounded(matrices, source, target, count)
+    else:
+        _convert_unbounded(matrices, source, target, count)
+
+
+@part(inline=True)
+def _set_matrix(target, source):
+    target.offset, target.blocks, target.vectors = source.offset, source.blocks, source.vectors
+    target.steps, target.stride = source.steps, source.stride
+
+
+@part()
+def _run(matrices, phase, work):
+    """All blocks of a phase, by as many threads as the step has."""
+    if work.shared:
+        run_shared(matrices, phase, work.own, work.control)
+    else:
+        run_alone(matrices, phase, work.own)
+
+
+@part()
+def _linear(matrices, phase, work, matrix, rows, block, out, out_stride):
+    """out[r] = starts[r] + x[r] W of work.starts and the rows at phase.h_rows; `block` floats a block of out."""
+    phase.kind, phase.rows, phase.block, phase.backwards = LINEAR, rows, block, 0
+    _set_matrix(phase.h, matrix)
+    phase.h_stride = work.row_stride
+    phase.out, phase.out_stride = out, out_stride
+    _run(matrices, phase, work)
+
+
+@part()
+def _enumerate(batch, work, first, last, begin, steps):
+    """Rows of the steps [begin, begin + steps) of lanes [first, last), step by step; how many."""
+    lanes, places = int64s(work.row_lane, TILE), int64s(work.row_place, TILE)
+    first_rows = int64s(work.first_rows, TILE + 1)
+    row = 0
+    for step in range(steps):
+        first_rows[step] = row
+        for lane in range(first, last):
+            record = batch.lanes[lane]
+            if record.steps > begin + step:
+                lanes[row] = lane
+                places[row] = record.offset + begin + step
+                row += 1
+    first_rows[steps] = row
+    return row
+
+
+@part()
+def _gather_inputs(matrices, net, batch, work, rows):
+    """Converted input rows of layer 0."""
+    places = int64s(work.row_place, rows)
+    ends, inner = net.ends[0], net.layers[0].inner
+    embedded = ends.input_kind == EMBEDDED
+    for row in range(rows):
+        place = places[row]
+        if embedded:
+            source = net.weights + ends.table + np.int64(batch.tokens[place]) * inner * 4
+        else:
+            source = batch.features + place * ends.input_size * 4
+            if ends.input_size != inner:
+                plain, given = float32s(work.plain, ends.input_size), float32s(source, ends.input_size)
+                for k in range(ends.input_size):
+                    plain[k] = given[k]
+                source = work.plain
+        _convert_unbounded(matrices, source, work.x_rows + row * work.row_stride, inner)
+
+
+@part()
+def _start_sums(matrices, net, batch, work, index, rows, hoisted):
+    """Where each row's sums start, after the product with its input if that is made for all steps at once."""
+    layer = net.layers[index]
+    starts = int64s(work.starts, rows)
+    phase = work.phase
+    phase.x.offset = ABSENT
+    if index == 0 and net.ends[0].input_kind == FOLDED:
+        places = int64s(work.row_place, rows)
+        for row in range(rows):
+            token = np.int64(batch.tokens[places[row]])
+            starts[row] = net.weights + net.ends[0].table + token * layer.width * 4
+        return
+    if index == 0:
+        _gather_inputs(matrices, net, batch, work, rows)
+    else:
+        for row in range(rows):
+            source, target = work.hs + row * work.hs_stride, work.x_rows + row * work.row_stride
+            _convert(matrices, layer.input_bounded, source, target, layer.inner)
+    bias = net.weights + layer.bias
+    if not hoisted:
+        for row in range(rows):
+            starts[row] = bias
+        _set_matrix(phase.x, layer.x)
+        phase.x_rows, phase.x_stride = work.x_rows, work.row_stride
+        return
+    for row in range(rows):
+        starts[row] = work.sums + row * work.sums_stride
+        _copy(bias, starts[row], layer.width)
+    phase.starts, phase.h_rows = work.starts, work.x_rows
+    _linear(matrices, phase, work, layer.x, rows, layer.block, work.sums, work.sums_stride)
+
+
+@part()
+def _layer(matrices, net, batch, work, index, steps, first, hoist):
+    """One layer over a chunk of steps: work.hs holds its input's rows before and its h after."""
+    layer = net.layers[index]
+    first_rows, lanes = int64s(work.first_rows, TILE + 1), int64s(work.row_lane, TILE)
+    latest = int64s(work.latest, TILE)
+    before, cell = int64s(work.before, TILE), int64s(work.cells, TILE)
+    latest[:] = ABSENT
+    hoisted = hoist or layer.kind == GRU_RESET_BEFORE
+    _start_sums(matrices, net, batch, work, index, first_rows[steps], hoisted)
+    for step in range(steps):
+        begin, end = first_rows[step], first_rows[step + 1]
+        for row in range(begin, end):
+            lane = lanes[row]
+            place = index * net.slots + batch.lanes[lane].slot
+            previous = latest[lane - first]
+            before[row] = net.h + place * net.h_stride
+            if previous != ABSENT:
+                before[row] = work.hs + previous * work.hs_stride
+            latest[lane - first] = row
+            cell[row] = net.c + place * net.c_stride
+            target = work.h_rows + (row - begin) * work.row_stride
+            _convert(matrices, layer.bounded, before[row], target, layer.output)
+        if layer.kind == GRU_RESET_BEFORE:
+            _step_reset_before(matrices, net, work, index, begin, end)
+        else:
+            _step(matrices, net, work, index, begin, end)
+        if not layer.bounded:
+            for row in range(begin, end):
+                if not _is_finite(work.hs + row * work.hs_stride, layer.output):
+                    batch.lanes[lanes[row]].finite = False
+
+
+@part()
+def _step(matrices, net, work, index, begin, end):
+    """One step of a layer for its rows [begin, end)."""
+    layer, phase = net.layers[index], work.phase
+    projected = layer.second.offset != ABSENT
+    phase.kind, phase.rows, phase.block = layer.kind, end - begin, layer.block
+    _set_matrix(phase.h, layer.h)
+    phase.h_rows, phase.h_stride = work.h_rows, work.row_stride
+    phase.units = layer.hidden // LANES
+    phase.options = ABSENT if layer.options == ABSENT else net.weights + layer.options
+    phase.starts = work.starts + 8 * begin
+    phase.before, phase.cells = work.before + 8 * begin, work.cells + 8 * begin
+    if projected:
+        phase.out, phase.out_stride = work.wide, work.wide_stride
+    else:
+        phase.out, phase.out_stride = work.hs + begin * work.hs_stride, work.hs_stride
+    work.turn = 1 - work.turn
+    phase.backwards = 0 if work.shared else work.turn
+    _run(matrices, phase, work)
+    if projected:
+        starts = int64s(work.second_starts, TILE)
+        for row in range(end - begin):
+            starts[row] = work.zeros
+            target = work.h_rows + row * work.row_stride
+            _convert_unbounded(matrices, work.wide + row * work.wide_stride, target, layer.hidden)
+        phase.starts = work.second_starts
+        columns = layer.second.vectors * LANES
+        out = work.hs + begin * work.hs_stride
+        _linear(matrices, phase, work, layer.second, end - begin, columns, out, work.hs_stride)
+
+
+@part()
+def _step_reset_before(matrices, net, work, index, begin, end):
+    """The same for the GRU whose second product waits for the reset gate: sums are whole rows."""
+    layer, phase = net.layers[index], work.phase
+    rows, hidden = end - begin, layer.hidden
+    starts, before = int64s(work.starts, TILE), int64s(work.before, TILE)
+    own_starts = int64s(work.second_starts, TILE)
+    sums = work.sums + begin * work.sums_stride
+    for row in range(rows):
+        own_starts[row] = sums + row * work.sums_stride
+        if starts[begin + row] != own_starts[row]:
+            _copy(starts[begin + row], own_starts[row], layer.width)
+    phase.starts, phase.h_rows = work.second_starts, work.h_rows
+    _linear(matrices, phase, work, layer.h, rows, layer.h.vectors * LANES, sums, work.sums_stride)
+    for row in range(rows):
+        wide = work.wide + row * work.wide_stride
+        for unit in range(0, hidden * 4, VECTOR_BYTES):
+            _reset(own_starts[row] + unit, before[begin + row] + unit, wide + unit)
+        _convert_bounded(matrices, wide, work.h_rows + row * work.row_stride, hidden)
+        own_starts[row] += 8 * hidden
+    out = sums + 8 * hidden
+    _linear(matrices, phase, work, layer.second, rows, layer.second.vectors * LANES, out, work.sums_stride)
+    for row in range(rows):
+        n, h = own_starts[row], work.hs + (begin + row) * work.hs_stride
+        for unit in range(0, hidden * 4, VECTOR_BYTES):
+            _gru_reset_before(n - 4 * hidden + unit, n + unit, before[begin + row] + unit, h + unit)
+
+
+@part()
+def _keep(net, batch, work, index, first, last):
+    """A layer's latest h into the lanes' slots."""
+    layer = net.layers[index]
+    latest = int64s(work.latest, TILE)
+    for lane in range(first, last):
+        row = latest[lane - first]
+        if row != ABSENT:
+            slot = index * net.slots + batch.lanes[lane].slot
+            _copy(work.hs + row * work.hs_stride, net.h + slot * net.h_stride, layer.output)
+
+
+@part()
+def _head(matrices, net, work, rows):
+    """Logits or outputs of the rows of h whose addresses are in work.listed."""
+    listed, starts = int64s(work.listed, rows), int64s(work.second_starts, rows)
+    ends, phase = net.ends[0], work.phase
+    inner = net.layers[net.depth - 1].output
+    for row in range(rows):
+        starts[row] = net.weights + ends.bias
+        _convert(matrices, ends.bounded, listed[row], work.x_rows + row * work.row_stride, inner)
+    phase.starts, phase.h_rows = work.second_starts, work.x_rows
+    _linear(matrices, phase, work, ends.head, rows, ends.head.vectors * LANES, work.logits, ends.width * 4)
+
+
+@part()
+def _score(matrices, net, batch, work, rows):
+    """Log-probability of the scoring lanes' inputs, each given the state before it."""
+    lanes, places = int64s(work.row_lane, rows), int64s(work.row_place, rows)
+    before, listed = int64s(work.before, rows), int64s(work.listed, TILE)
+    size, width = net.ends[0].size, net.ends[0].width
+    logits = float32s(work.logits, work.head_rows * width)
+    row = 0
+    while row < rows:
+        begin, count = row, 0
+        while row < rows and count < work.head_rows:
+            if batch.lanes[lanes[row]].score:
+                listed[count] = before[row]
+                count += 1
+            row += 1
+        if count == 0:
+            return
+        _head(matrices, net, work, count)
+        done = 0
+        for scored in range(begin, row):
+            lane = lanes[scored]
+            if batch.lanes[lane].score:
+                score(batch, lane, places[scored] - batch.lanes[lane].offset, logits, done * width, size)
+                done += 1
+
+
+@part()
+def _predict(matrices, net, batch, work, first, last, begin, end):
+    """Head and draw for the predicting lanes whose last step is in [begin, end)."""
+    latest, listed = int64s(work.latest, TILE), int64s(work.listed, TILE)
+    size, width = net.ends[0].size, net.ends[0].width
+    logits = float32s(work.logits, work.head_rows * width)
+    space = float64s(work.answers, work.answers_size)
+    draws = net.ends[0].input_kind != FEATURES
+    lane = first
+    while lane < last:
+        from_lane, count = lane, 0
+        while lane < last and count < work.head_rows:
+            record = batch.lanes[lane]
+            if record.predict and begin < record.steps <= end:
+                listed[count] = work.hs + latest[lane - first] * work.hs_stride
+                count += 1
+            lane += 1
+        if count == 0:
+            return
+        _head(matrices, net, work, count)
+        done = 0
+        for answered in range(from_lane, lane):
+            record = batch.lanes[answered]
+            if record.predict and begin < record.steps <= end:
+                answer(batch, answered, logits, done * width, size, draws, space)
+                done += 1
+
+
+@part()
+def _tile(matrices, net, batch, work, first, last):
+    """All steps of the lanes [first, last), at most TILE."""
+    longest = 0
+    scores = False
+    for lane in range(first, last):
+        longest = max(longest, batch.lanes[lane].steps)
+        scores = scores or batch.lanes[lane].score
+    begin = 0
+    while begin < longest:
+        alive = 0
+        for lane in range(first, last):
+            if batch.lanes[lane].steps > begin:
+                alive += 1
+        steps = min(max(1, TILE // alive), longest - begin)
+        rows = _enumerate(batch, work, first, last, begin, steps)
+        for index in range(net.depth):
+            _layer(matrices, net, batch, work, index, steps, first, steps > 1)
+            if index == net.depth - 1 and scores:
+                _score(matrices, net, batch, work, rows)
+            _keep(net, batch, work, index, first, last)
+        _predict(matrices, net, batch, work, first, last, begin, begin + steps)
+        begin += steps
+
+
+class Net(NamedTuple):
+    """A NETWORK record, with arrays for what its addresses point to."""
+
+    weights: int
+    layers: NDArray[np.void]
+    ends: NDArray[np.void]
+    depth: int
+    h: int
+    c: int
+    h_stride: int
+    c_stride: int
+    slots: int
+
+
+@part(inline=True)
+def _open(record):
+    layers = records(record.layers, record.depth, LAYER)
+    ends = records(record.ends, 1, ENDS)
+    return Net(
+        record.weights,
+        layers,
+        ends,
+        record.depth,
+        record.h,
+        record.c,
+        record.h_stride,
+        record.c_stride,
+        record.slots,
     )
 
 
-@part()
-def _start_sums(weights, first_layer, row, batch, step, rows, scratch):
-    """Sums of a layer from its bias; in layer 0, from the token's folded row where there is one."""
-    width, kind = row[WIDTH], weights.plan[0, INPUT_KIND]
-    for r in range(rows):
-        offset = row[BIAS]
-        if first_layer and kind == FOLDED:
-            token = batch.tokens[batch.lanes[scratch.live[r]].offset + step]
-            offset = weights.plan[0, INPUT_OFFSET] + np.int64(token) * width
-        scratch.sums[r, :width] = weights.flat[offset : offset + width]
+class Columns(NamedTuple):
+    """A BATCH record, with arrays for what its addresses point to but features, float32 [I, K]."""
+
+    lanes: NDArray[np.void]
+    tokens: NDArray[np.uint32]
+    features: int
+    pool: NDArray[np.float32]
 
 
-@part()
-def _gather_inputs(weights, batch, step, rows, scratch):
-    """Input rows of layer 0, unless they are folded into its sums."""
-    head = weights.plan[0]
-    width = head[INPUT_WIDTH]
-    for r in range(rows):
-        place = batch.lanes[scratch.live[r]].offset + step
-        if head[INPUT_KIND] == EMBEDDED:
-            offset = head[INPUT_OFFSET] + np.int64(batch.tokens[place]) * width
-            scratch.x[r, :width] = weights.flat[offset : offset + width]
-        elif head[INPUT_KIND] == FEATURES:
-            size = head[INPUT_SIZE]
-            scratch.x[r, :size] = batch.features[place]
-            scratch.x[r, size:width] = np.float32(0.0)
-
-
-@part()
-def _gates(weights, row, r, c, scratch):
-    """Sums of lane r to its new h (scratch.x[r]) and, in place, c."""
-    kind, hidden, output = row[KIND], row[HIDDEN], row[OUTPUT]
-    sums, h_before, h = scratch.sums[r, : row[WIDTH]], scratch.h[r, :output], scratch.x[r, :output]
-    if kind == RNN_TANH:
-        cells.rnn_tanh(sums, h)
-    elif kind == RNN_RELU:
-        cells.rnn_relu(sums, h)
-    elif kind == GRU:
-        cells.gru(sums, h_before, h)
-    elif kind == GRU_RESET_BEFORE:
-        cells.gru_reset_before(sums, h_before, h)
-    else:
-        peephole, gates = row[PEEPHOLE], sums.size // hidden
-        if peephole != ABSENT:
-            for gate in range(gates - 2):
-                weight = weights.flat[peephole + gate * hidden : peephole + (gate + 1) * hidden]
-                cells.add_peephole(sums[gate * hidden : (gate + 1) * hidden], weight, c)
-        if kind == LSTM:
-            cells.lstm_cell(sums, c)
-        elif kind == CIFG:
-            cells.cifg_cell(sums, c)
-        if row[CLIP] != ABSENT:
-            cells.clip(c, weights.flat[row[CLIP]])
-        o = sums[(gates - 1) * hidden :]
-        if peephole != ABSENT:
-            offset = peephole + (gates - 2) * hidden
-            cells.add_peephole(o, weights.flat[offset : offset + hidden], c)
-        projected = row[SECOND] != ABSENT
-        cells.cell_output(o, c, scratch.wide[r, :hidden] if projected else h)
-
-
-@part()
-def _second_product(weights, row, rows, scratch):
-    """The product that waits for gates: R (r h) of the reset-before GRU."""
-    hidden, columns = row[HIDDEN], row[WIDTH]
-    for r in range(rows):
-        cells.reset(scratch.sums[r, :columns], scratch.h[r, :hidden], scratch.wide[r, :hidden])
-    add_product(scratch.wide, rows, hidden, weights.flat, row[SECOND], hidden, scratch.sums, 2 * hidden)
-
-
-@part()
-def _layer(weights, state, batch, layer, step, rows, scratch):
-    """One layer for the live lanes: scratch.x holds its input before and its output h after."""
-    row = weights.plan[1 + layer]
-    hidden, output, flat = row[HIDDEN], row[OUTPUT], weights.flat
-    _start_sums(weights, layer == 0, row, batch, step, rows, scratch)
-    if row[X_OFFSET] != ABSENT:
-        add_product(scratch.x, rows, row[INNER], flat, row[X_OFFSET], row[X_COLUMNS], scratch.sums, 0)
-    for r in range(rows):
-        slot = batch.lanes[scratch.live[r]].slot
-        scratch.h[r, :output] = state.h[layer, slot, :output]
-    add_product(scratch.h, rows, output, flat, row[H_OFFSET], row[H_COLUMNS], scratch.sums, row[H_FIRST])
-    if row[KIND] == GRU_RESET_BEFORE:
-        _second_product(weights, row, rows, scratch)
-    has_cell = row[KIND] == LSTM or row[KIND] == CIFG
-    for r in range(rows):
-        slot = batch.lanes[scratch.live[r]].slot
-        _gates(weights, row, r, state.c[layer, slot, : hidden if has_cell else 0], scratch)
-    if has_cell and row[SECOND] != ABSENT:
-        scratch.x[:rows, :output] = np.float32(0.0)
-        add_product(scratch.wide, rows, hidden, flat, row[SECOND], output, scratch.x, 0)
-    for r in range(rows):
-        slot = batch.lanes[scratch.live[r]].slot
-        state.h[layer, slot, :output] = scratch.x[r, :output]
-
-
-@part()
-def _head(weights, state, batch, rows, scratch):
-    """Logits or outputs of the live lanes from the last layer's h, into scratch.logits."""
-    row = weights.plan[-1]
-    inner, width, bias = row[HEAD_INNER], row[HEAD_WIDTH], row[HEAD_BIAS]
-    last = weights.plan.shape[0] - 3
-    for r in range(rows):
-        slot = batch.lanes[scratch.live[r]].slot
-        scratch.h[r, :inner] = state.h[last, slot, :inner]
-        scratch.logits[r, :width] = weights.flat[bias : bias + width]
-    add_product(scratch.h, rows, inner, weights.flat, row[HEAD_OFFSET], width, scratch.logits, 0)
-
-
-@part()
-def _score(weights, state, batch, first, last, step, scratch):
-    """Log-probability of the scoring lanes' next input, given the state before it."""
-    rows = 0
-    for lane in range(first, last):
-        if batch.lanes[lane].score and batch.lanes[lane].steps > step:
-            scratch.live[rows] = lane
-            rows += 1
-    if rows == 0:
-        return
-    _head(weights, state, batch, rows, scratch)
-    size = weights.plan[-1, HEAD_SIZE]
-    for r in range(rows):
-        logits = scratch.logits[r, :size]
-        largest, log_sum = log_normaliser(logits, scratch.powers)
-        place = batch.lanes[scratch.live[r]].offset + step
-        batch.scores[place] = logits[batch.tokens[place]] - largest - log_sum
-
-
-@part()
-def _predict(weights, state, batch, first, last, scratch):
-    """Head and draw for the predicting lanes."""
-    rows = 0
-    for lane in range(first, last):
-        if batch.lanes[lane].predict:
-            scratch.live[rows] = lane
-            rows += 1
-    if rows == 0:
-        return
-    _head(weights, state, batch, rows, scratch)
-    size = weights.plan[-1, HEAD_SIZE]
-    draws = weights.plan[0, INPUT_KIND] != FEATURES
-    for r in range(rows):
-        record = batch.lanes[scratch.live[r]]
-        logits = scratch.logits[r, :size]
-        batch.values[scratch.live[r], :size] = logits
-        if draws:
-            token, log_probability = draw(logits, record.position, record, scratch.powers, scratch.heap)
-            record.token = token
-            record.log_probability = log_probability
+@part(inline=True)
+def _columns(record, count):
+    return Columns(
+        records(record.lanes, count, LANE),
+        uint32s(record.tokens, record.inputs),
+        record.features,
+        float32s(record.pool, record.pooled),
+    )
 
 
 @entry
-def tick(weights: Weights, state: State, batch: Batch, count: int, scratch: Scratch) -> None:
+def tick(matrices, network, lanes, workspace, count: int) -> None:  # type: ignore[no-untyped-def]
     """Apply the inputs of lanes [0, count) and fill in their answers.
 
-    The state is updated in place for the lanes' slots; a slot may be in one lane only. scratch comes from
-    `make_scratch(weights.plan)`.
+    matrices: the packed weights, `Packed.weights`. network: NETWORK [1]. lanes: BATCH [1]. workspace: WORK [1], the calling
+    thread's own. The state is updated in place for the lanes' slots; a slot may be in one lane only.
     """
-    layers = weights.plan.shape[0] - 2
+    net, batch, work = _open(network[0]), _columns(lanes[0], count), workspace[0]
+    work.phase.weights = net.weights
     for first in range(0, count, TILE):
-        last = min(first + TILE, count)
-        longest = 0
-        for lane in range(first, last):
-            longest = max(longest, batch.lanes[lane].steps)
-        for step in range(longest):
-            _score(weights, state, batch, first, last, step, scratch)
-            rows = 0
-            for lane in range(first, last):
-                if batch.lanes[lane].steps > step:
-                    scratch.live[rows] = lane
-                    rows += 1
-            _gather_inputs(weights, batch, step, rows, scratch)
-            for layer in range(layers):
-                _layer(weights, state, batch, layer, step, rows, scratch)
-        _predict(weights, state, batch, first, last, scratch)
+        _tile(matrices, net, batch, work, first, min(first + TILE, count))
+    if work.shared:
+        store(work.control + OPEN, 0)
+
+
+@entry
+def assist(matrices, workspace, own: int) -> None:  # type: ignore[no-untyped-def]
+    """Help with the shared step of another thread, whose work space this is, until it is over.
+
+    own: address of `phase.OWN_BYTES` of the helping thread's.
+    """
+    work = workspace[0]
+    help_until_closed(matrices, work.phase, own, work.control)

@@ -1,0 +1,76 @@
+"""Threads that help with heavy steps of one network."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keepgate_kernels.cpu.memory import address_of, aligned
+from keepgate_kernels.cpu.phase import OWN_BYTES
+from keepgate_kernels.cpu.step import assist
+from keepgate_kernels.cpu.workspace import Workspace
+
+
+class Crew:
+    """`size` sleeping threads. One step at a time may have their help.
+
+    They hold no reference to the crew, and end when it is gone or closed.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._busy = threading.Lock()
+        self._helpers = [_Helper() for _ in range(size)]
+        for helper in self._helpers:
+            threading.Thread(target=helper.serve, name="keepgate-helper", daemon=True).start()
+        self._finalizer = weakref.finalize(self, _dismiss, self._helpers)
+
+    @contextmanager
+    def joined(self, matrices: NDArray[np.generic], workspace: Workspace) -> Iterator[None]:
+        """Wake the helpers for a step with this work space, unless they are at another one."""
+        if not self._busy.acquire(blocking=False):
+            yield
+            return
+        try:
+            workspace.share(True)
+            for helper in self._helpers:
+                helper.task = matrices, workspace
+                helper.wake.set()
+            yield
+        finally:
+            workspace.share(False)
+            self._busy.release()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._finalizer()
+
+
+class _Helper:
+    def __init__(self) -> None:
+        self.wake = threading.Event()
+        self.task: tuple[NDArray[np.generic], Workspace] | None = None
+        self.dismissed = False
+        self._own = aligned(OWN_BYTES)
+
+    def serve(self) -> None:
+        own = address_of(self._own)
+        while True:
+            self.wake.wait()
+            self.wake.clear()
+            if self.dismissed:
+                return
+            task = self.task
+            if task is not None:
+                matrices, workspace = task
+                assist(matrices, workspace.record, own)
+
+
+def _dismiss(helpers: list[_Helper]) -> None:
+    for helper in helpers:
+        helper.dismissed = True
+        helper.wake.set()

@@ -1,0 +1,217 @@
+"""One phase of a step: the same work for every block of a matrix, by one thread or by several.
+
+In a phase of a cell, a block's products are turned into new state at once, while they are in the first-level
+cache; a linear phase stores them. No block needs another, so any thread may do any block in any order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keepgate_kernels.cpu import cells
+from keepgate_kernels.cpu.dots import Dot
+from keepgate_kernels.cpu.intrinsics import by_precision, intrinsic_of
+from keepgate_kernels.cpu.matmul import LINE, ROWS, UNROLL, product
+from keepgate_kernels.cpu.memory import int64s
+from keepgate_kernels.cpu.packing import MOST_VECTORS
+from keepgate_kernels.cpu.plan import ABSENT, CIFG, GRU, LSTM, MATRIX, RNN_RELU, RNN_TANH
+from keepgate_kernels.cpu.rows import copy
+from keepgate_kernels.cpu.rungs import RUNG
+from keepgate_kernels.cpu.simd import FLOAT_BYTES, Body
+from keepgate_kernels.jit import part
+
+TILE = 64
+"""Rows of a tile: pairs of lane and step that share one pass over the weights."""
+
+LANES = RUNG.lanes
+VECTOR_BYTES = LANES * FLOAT_BYTES
+BUFFER_ROW = MOST_VECTORS * VECTOR_BYTES
+"""Bytes of one row's sums of one block."""
+OWN_BYTES = TILE * (BUFFER_ROW + 8)
+"""A thread's own memory: sums of up to TILE pairs of block and row, then int64 [TILE], what they start from."""
+
+MOST_BLOCKS = 8
+"""Blocks of a group; more would keep a second thread from its share."""
+
+LINEAR = -1
+
+PHASE = np.dtype(
+    [
+        ("kind", "<i8"),
+        ("rows", "<i8"),
+        ("weights", "<i8"),
+        ("x", MATRIX),
+        ("x_rows", "<i8"),
+        ("x_stride", "<i8"),
+        ("h", MATRIX),
+        ("h_rows", "<i8"),
+        ("h_stride", "<i8"),
+        ("starts", "<i8"),
+        ("block", "<i8"),
+        ("units", "<i8"),
+        ("options", "<i8"),
+        ("before", "<i8"),
+        ("cells", "<i8"),
+        ("out", "<i8"),
+        ("out_stride", "<i8"),
+        ("backwards", "<i8"),
+    ]
+)
+"""kind: of the cell, or LINEAR. weights: address. x: an input product to add first, or its offset is ABSENT.
+h: the product of all phases. *_rows, *_stride: converted rows, address and bytes. starts: address of int64
+[rows], the addresses of what sums start from. block: float32 numbers of a start row a block. units: vectors of
+units in all. options: address. before, cells: addresses of int64 [rows], addresses of h and c. out, out_stride:
+float32 rows of new h, or of outputs. backwards: 1 if blocks are taken last first (then the next to prefetch
+lies before)."""
+
+
+def _product(rows: int, vectors: int):  # type: ignore[no-untyped-def]
+    def of(dot: Dot) -> Body:
+        return product(dot, rows, vectors)
+
+    return by_precision(of)
+
+
+_p13, _p23, _p33, _p43, _p53, _p63 = (_product(rows, 3) for rows in range(1, ROWS + 1))
+_p14, _p24, _p34, _p44, _p54, _p64 = (_product(rows, 4) for rows in range(1, ROWS + 1))
+_copy = intrinsic_of(copy)
+_rnn_tanh, _rnn_relu = intrinsic_of(cells.rnn_tanh), intrinsic_of(cells.rnn_relu)
+_lstm, _lstm_with_options = intrinsic_of(cells.lstm), intrinsic_of(cells.lstm_with_options)
+_cifg, _cifg_with_options = intrinsic_of(cells.cifg), intrinsic_of(cells.cifg_with_options)
+_gru = intrinsic_of(cells.gru)
+
+
+@part(inline=True)
+def _share(rows):
+    """Rows of the next tile: full tiles, but the last two share alike, for a thin tile wastes its weights."""
+    if rows <= ROWS:
+        return rows
+    return ROWS if rows >= 2 * ROWS else (rows + 1) // 2
+
+
+@part()
+def _multiply(matrices, phase, matrix, block, x, x_stride, starts, out, out_stride):
+    """out[r] = starts[r] + x[r] W for the phase's rows and one block of a matrix."""
+    weights = phase.weights + matrix.offset + block * matrix.stride
+    steps, vectors, total = matrix.steps, matrix.vectors, phase.rows
+    ahead = weights - matrix.stride if phase.backwards else weights + matrix.stride
+    row = 0
+    while row < total:
+        rows = _share(total - row)
+        s, o = starts + 8 * row, out + row * out_stride
+        a = x + row * x_stride
+        if vectors == 4:
+            if rows == 6:
+                _p64(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+            elif rows == 5:
+                _p54(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+            elif rows == 4:
+                _p44(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+            elif rows == 3:
+                _p34(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+            elif rows == 2:
+                _p24(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+            else:
+                _p14(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+        elif rows == 6:
+            _p63(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+        elif rows == 5:
+            _p53(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+        elif rows == 4:
+            _p43(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+        elif rows == 3:
+            _p33(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+        elif rows == 2:
+            _p23(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+        else:
+            _p13(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+        row += rows
+        ahead += steps // UNROLL * 2 * LINE
+
+
+@part(inline=True)
+def group_size(rows):
+    """Blocks to multiply before the gates of all of them: with few rows, gates one at a time leave the
+    processor waiting for each other's results."""
+    return max(1, min(MOST_BLOCKS, TILE // rows))
+
+
+@part()
+def run_blocks(matrices, phase, first, last, own):
+    """Do blocks [first, last) of a phase, at most `group_size`. own: address of the thread's OWN_BYTES."""
+    blocks = last - first
+    for index in range(blocks):
+        block = last - 1 - index if phase.backwards else first + index
+        _sum_block(matrices, phase, block, own, (block - first) * phase.rows)
+    if phase.kind == RNN_TANH or phase.kind == RNN_RELU:
+        _rnn(phase, first, last, own)
+    elif phase.kind != LINEAR:
+        for block in range(first, last):
+            _gates(phase, block, own, (block - first) * phase.rows)
+
+
+@part()
+def _sum_block(matrices, phase, block, own, place):
+    """Sums of a block, those of a cell into the thread's own rows from `place` on."""
+    rows = phase.rows
+    sums, starts = own + place * BUFFER_ROW, own + TILE * BUFFER_ROW + 8 * place
+    places, given = int64s(starts, rows), int64s(phase.starts, rows)
+    offset = block * phase.block * FLOAT_BYTES
+    for r in range(rows):
+        places[r] = given[r] + offset
+    if phase.kind == LINEAR:
+        out = phase.out + offset
+        _multiply(matrices, phase, phase.h, block, phase.h_rows, phase.h_stride, starts, out, phase.out_stride)
+        return
+    if phase.x.offset != ABSENT:
+        for r in range(rows):
+            _copy(places[r], sums + r * BUFFER_ROW, phase.block)
+            places[r] = sums + r * BUFFER_ROW
+        _multiply(matrices, phase, phase.x, block, phase.x_rows, phase.x_stride, starts, sums, BUFFER_ROW)
+    if phase.kind == GRU:  # what x gives to n is no product with h
+        for r in range(rows):
+            places[r] += VECTOR_BYTES
+        sums += VECTOR_BYTES
+    _multiply(matrices, phase, phase.h, block, phase.h_rows, phase.h_stride, starts, sums, BUFFER_ROW)
+
+
+@part()
+def _gates(phase, block, own, first):
+    """Sums of a block, in the thread's own rows from `first` on, to new state."""
+    kind, rows, options = phase.kind, phase.rows, phase.options
+    unit = block * VECTOR_BYTES
+    before, cell = int64s(phase.before, rows), int64s(phase.cells, rows)
+    starts = int64s(own + TILE * BUFFER_ROW + 8 * first, rows)
+    sums, h, stride = own + first * BUFFER_ROW, phase.out + unit, phase.out_stride
+    if kind == LSTM and options == ABSENT:
+        for r in range(rows):
+            _lstm(sums + r * BUFFER_ROW, cell[r] + unit, h + r * stride)
+    elif kind == LSTM:
+        for r in range(rows):
+            _lstm_with_options(sums + r * BUFFER_ROW, cell[r] + unit, h + r * stride, options + 4 * unit)
+    elif kind == CIFG and options == ABSENT:
+        for r in range(rows):
+            _cifg(sums + r * BUFFER_ROW, cell[r] + unit, h + r * stride)
+    elif kind == CIFG:
+        for r in range(rows):
+            _cifg_with_options(sums + r * BUFFER_ROW, cell[r] + unit, h + r * stride, options + 3 * unit)
+    else:
+        for r in range(rows):
+            from_h = sums + r * BUFFER_ROW + VECTOR_BYTES
+            _gru(starts[r] - VECTOR_BYTES, from_h, before[r] + unit, h + r * stride)
+
+
+@part()
+def _rnn(phase, first, last, own):
+    """The units of blocks [first, last) of an RNN, as many vectors as there are sums."""
+    vectors, rows = phase.h.vectors, phase.rows
+    for block in range(first, last):
+        for r in range(rows):
+            h = phase.out + r * phase.out_stride + block * vectors * VECTOR_BYTES
+            sums = own + ((block - first) * rows + r) * BUFFER_ROW
+            for vector in range(min(vectors, phase.units - block * vectors)):
+                place = vector * VECTOR_BYTES
+                if phase.kind == RNN_TANH:
+                    _rnn_tanh(sums + place, h + place)
+                else:
+                    _rnn_relu(sums + place, h + place)
