@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from keepgate.cores import usable_cores
 from keepgate.errors import ConfigError
+from keepgate.models.precision import PrecisionChoice
 
 PREFIX = "KEEPGATE_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
@@ -23,6 +26,12 @@ BUNDLED_MODELS = Path(__file__).parent / "bundled_models"
 
 MIB = 1 << 20
 MAX_PORT = 65_535
+MAX_THREADS = 64
+DEFAULT_THREADS = 8
+"""The most threads that are taken unasked: with more, one step's parts get so short that handing them out
+costs more than they do."""
+REPEATABLE = frozenset({"precision"})
+"""Settings whose flag may be given several times; the values come as a list."""
 
 
 class Settings(BaseSettings):
@@ -41,6 +50,18 @@ class Settings(BaseSettings):
         BUNDLED_MODELS, description="model repository: DIR/<name>/<version>/model.safetensors"
     )
     max_model_bytes: int = Field(512 * MIB, ge=1, description="largest model file that is read, in bytes")
+    precision: Annotated[PrecisionChoice, NoDecode, BeforeValidator(PrecisionChoice.parse)] = Field(
+        PrecisionChoice(),
+        description="fp32, bf16 or int8 for all models, NAME=int8 or NAME/VERSION=int8 for one; several with "
+        "commas",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=MAX_THREADS,
+        description="threads that a heavy batch may use; 0: as many as there are cores, at most "
+        f"{DEFAULT_THREADS}",
+    )
     max_sessions: int = Field(10_000, ge=1, le=10_000_000, description="open sessions of each model version")
     idle_ttl_seconds: float = Field(
         3_600.0,
@@ -82,6 +103,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log lines written"
     )
+
+    @property
+    def thread_count(self) -> int:
+        """`threads`, or what 0 stands for on this machine."""
+        return self.threads or min(usable_cores(), DEFAULT_THREADS)
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Settings:
@@ -132,7 +158,7 @@ def load_settings(**flags: Any) -> Settings:
 def _describe(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     message = str(fault["msg"]).removeprefix("Value error, ")
-    if not name:
+    if not name or message.startswith(f"{name}: "):
         return message
     if fault["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"

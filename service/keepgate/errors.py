@@ -2,8 +2,9 @@
 
 KeepgateError
 ├── ConfigError              a setting is missing, mistyped or out of range
+│   └── PrecisionError           a precision is set for a model that is not there
 ├── ListenError              the address cannot be listened on
-├── RepositoryError          no model of the repository could be loaded
+├── RepositoryError          no model of the repository could be loaded, or not the one asked for
 ├── ModelFileError           a model file is damaged or lies about itself
 ├── UnknownCharacterError    a text cannot be encoded
 └── RequestError             a request was refused; the text is for the client
@@ -47,12 +48,21 @@ class ConfigError(KeepgateError):
     """Settings are not valid; the text has one line a setting."""
 
 
+class PrecisionError(ConfigError):
+    """`models`: the names, each NAME or NAME/VERSION, that the repository does not have."""
+
+    def __init__(self, models: list[str], there: str) -> None:
+        names = ", ".join(repr(model) for model in models)
+        super().__init__(f"precision: got {names}, expected a model of the repository; there: {there}")
+        self.models = models
+
+
 class ListenError(KeepgateError):
     """The server cannot listen on its address."""
 
 
 class RepositoryError(KeepgateError):
-    """The model repository has no model that could be loaded."""
+    """The model repository has no model that could be loaded, or not the one asked for."""
 
 
 class ModelFileError(KeepgateError):

@@ -48,7 +48,8 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal stops at once.
 
     Raises RepositoryError if no model can serve, ListenError if the address is taken, ConfigError
-    if `ready_file` cannot be written or `max_batch` needs more memory than there is.
+    if `ready_file` cannot be written, `max_batch` needs more memory than there is or `precision` names
+    a model that is not there.
     """
     configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -82,6 +83,7 @@ async def _serve(settings: Settings) -> None:
             address=address,
             version=__version__,
             kernel=cpu_info()["kernel"],
+            threads=settings.thread_count,
             pid=os.getpid(),
             seconds=seconds,
         )
@@ -93,7 +95,13 @@ async def _serve(settings: Settings) -> None:
 
 
 def _load_models(settings: Settings) -> Registry:
-    report = load_repository(settings.models, max_bytes=settings.max_model_bytes, slots=settings.max_sessions)
+    report = load_repository(
+        settings.models,
+        max_bytes=settings.max_model_bytes,
+        slots=settings.max_sessions,
+        precision=settings.precision,
+        threads=settings.thread_count,
+    )
     for error in report.refused:
         log.error("model refused", error=str(error))
     for model in report.registry:
@@ -103,6 +111,8 @@ def _load_models(settings: Settings) -> Registry:
             model=model.key.name,
             version=model.key.version,
             parameters=model.spec.parameters,
+            precision=model.network.precision,
+            weight_bytes=model.network.weight_bytes,
             compile_seconds=round(seconds, 3),
         )
     return report.registry

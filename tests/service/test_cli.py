@@ -16,32 +16,11 @@ from pathlib import Path
 import pytest
 from keepgate.config import Settings
 from keepgate_client import Client
-from keepgate_kernels import cpu_info
+from keepgate_kernels import PRECISIONS, cpu_info
+from support.commands import KEEPGATE, environment, keepgate
 from support.servers import START_SECONDS, ServerProcess
 
-KEEPGATE = [sys.executable, "-m", "keepgate"]
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 300
-
-
-def environment(**extra: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("KEEPGATE_")}
-    return {**clean, "COLUMNS": "80", **extra}
-
-
-def keepgate(*arguments: str, code: int = 0, **extra: str) -> subprocess.CompletedProcess[str]:
-    """Run the command without a terminal; `code` is the exit code expected."""
-    result = subprocess.run(
-        [*KEEPGATE, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment(**extra),
-        check=False,
-    )
-    assert result.returncode == code, result
-    assert "Traceback" not in result.stderr
-    assert "\x1b" not in result.stdout + result.stderr
-    return result
 
 
 @pytest.fixture
@@ -136,13 +115,9 @@ def test_unreachable_server() -> None:
 
 def test_list(ask: Ask) -> None:
     rows = [line.split() for line in ask("list").stdout.splitlines()]
-    assert rows[0] == ["MODEL", "VERSION", "LAYERS", "INPUT", "PARAMETERS", "FILE", "SESSIONS"]
-    assert [row[:2] for row in rows[1:]] == [
-        ["ids", "1"],
-        ["letters", "1"],
-        ["letters", "2"],
-        ["vectors", "1"],
-    ]
+    assert rows[0] == ["MODEL", "LAYERS", "INPUT", "PARAMETERS", "WEIGHTS", "SESSIONS"]
+    assert [row[0] for row in rows[1:]] == ["ids/1", "letters/1", "letters/2", "vectors/1"]
+    assert all("fp32" in row for row in rows[1:])
     models = json.loads(ask("list", "--json").stdout)
     assert [(m["name"], m["input"]["kind"], m["head"]["kind"]) for m in models] == [
         ("ids", "token", "categorical"),
@@ -265,6 +240,7 @@ def test_score(ask: Ask, client: Client, tmp_path: Path) -> None:
     expected = client.score("letters", text=TEXT)
     assert result["characters"] == expected.scored == len(TEXT) - 1
     assert math.isclose(result["bits_per_character"], expected.bits_per_token, rel_tol=1e-9)
+    assert (result["model"], result["precision"]) == ("letters/2", "fp32")
     line = ask("score", "letters", str(file)).stdout
     assert line.startswith(f"{expected.bits_per_token:.4f} bits a character")
     file.write_text(TEXT + "oh No\n")
@@ -289,6 +265,8 @@ def test_info_asks_no_server() -> None:
     assert facts["kernel"] == cpu_info()["kernel"]
     assert {"python", "numba", "llvmlite", "numpy", "grpcio", "keepgate"} <= set(facts)
     assert facts["kernel"] in keepgate("info").stdout
+    assert tuple(facts["precisions"].split()) == PRECISIONS
+    assert int(facts["usable_cores"]) >= 1
 
 
 def test_serve_takes_flags_over_environment_over_file(repository: Path, tmp_path: Path) -> None:

@@ -300,6 +300,8 @@ def model_from_proto(model: models_pb2.Model) -> types.ModelInfo:
         parameters=model.parameters,
         file_bytes=model.file_bytes,
         precision=model.precision,
+        weight_bytes=model.weight_bytes,
+        precisions=tuple(types.PrecisionInfo(x.precision, x.weight_bytes) for x in model.precisions),
         state_bytes=model.state_bytes,
         fingerprint=model.fingerprint,
         sessions=model.sessions,

@@ -176,11 +176,21 @@ class LinearHeadInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PrecisionInfo:
+    """The memory in bytes that a model's weights would take in a precision that the server offers."""
+
+    precision: str
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A loaded model.
 
-    parameters counts the trained numbers; file_bytes and state_bytes (of one session) are in bytes;
-    fingerprint is the SHA-256 of spec and weights; sessions counts the open ones of this version.
+    parameters counts the trained numbers; file_bytes and state_bytes (of one session) are in bytes.
+    precision is that of the weights in the kernels, "fp32", "bf16" or "int8", and weight_bytes the memory
+    they take; precisions lists all that the server offers, the most exact first. fingerprint is the SHA-256
+    of spec and weights; sessions counts the open ones of this version.
     """
 
     name: str
@@ -191,6 +201,8 @@ class ModelInfo:
     parameters: int
     file_bytes: int
     precision: str
+    weight_bytes: int
+    precisions: tuple[PrecisionInfo, ...]
     state_bytes: int
     fingerprint: str
     sessions: int

@@ -31,7 +31,7 @@ class DescribeModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "token_input", "feature_input", "layers", "categorical_head", "linear_head", "parameters", "file_bytes", "precision", "state_bytes", "fingerprint", "sessions", "description", "source", "licence")
+    __slots__ = ("name", "version", "token_input", "feature_input", "layers", "categorical_head", "linear_head", "parameters", "file_bytes", "precision", "state_bytes", "fingerprint", "sessions", "description", "source", "licence", "weight_bytes", "precisions")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_INPUT_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,8 @@ class Model(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LICENCE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PRECISIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     token_input: TokenInput
@@ -64,7 +66,17 @@ class Model(_message.Message):
     description: str
     source: str
     licence: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., token_input: _Optional[_Union[TokenInput, _Mapping]] = ..., feature_input: _Optional[_Union[FeatureInput, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., categorical_head: _Optional[_Union[CategoricalHead, _Mapping]] = ..., linear_head: _Optional[_Union[LinearHead, _Mapping]] = ..., parameters: _Optional[int] = ..., file_bytes: _Optional[int] = ..., precision: _Optional[str] = ..., state_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., sessions: _Optional[int] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., licence: _Optional[str] = ...) -> None: ...
+    weight_bytes: int
+    precisions: _containers.RepeatedCompositeFieldContainer[PrecisionSize]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., token_input: _Optional[_Union[TokenInput, _Mapping]] = ..., feature_input: _Optional[_Union[FeatureInput, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., categorical_head: _Optional[_Union[CategoricalHead, _Mapping]] = ..., linear_head: _Optional[_Union[LinearHead, _Mapping]] = ..., parameters: _Optional[int] = ..., file_bytes: _Optional[int] = ..., precision: _Optional[str] = ..., state_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., sessions: _Optional[int] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., precisions: _Optional[_Iterable[_Union[PrecisionSize, _Mapping]]] = ...) -> None: ...
+
+class PrecisionSize(_message.Message):
+    __slots__ = ("precision", "weight_bytes")
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    precision: str
+    weight_bytes: int
+    def __init__(self, precision: _Optional[str] = ..., weight_bytes: _Optional[int] = ...) -> None: ...
 
 class TokenInput(_message.Message):
     __slots__ = ("vocabulary_size", "embedding_size", "tokenizer", "vocabulary")

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from keepgate.cli import info, inspect, serve, text
+from keepgate.cli import generate, info, inspect, score, serve
 from keepgate.cli.output import Commands
 
 app = typer.Typer(
@@ -49,8 +49,8 @@ def main(
 app.command(context_settings=serve.PASSED_ON, add_help_option=False)(serve.serve)
 app.command(name="list")(inspect.list_models)
 app.command()(inspect.show)
-app.command()(text.generate)
-app.command()(text.score)
+app.command()(generate.generate)
+app.command()(score.score)
 app.command()(inspect.sessions)
 app.command()(info.info)
 app.command()(info.health)

@@ -16,10 +16,17 @@ def info(as_json: Json = False) -> None:
     import platform
     from importlib.metadata import version
 
-    from keepgate_kernels import cpu_info
+    from keepgate_kernels import PRECISIONS, cpu_info
     from rich.table import Table
 
-    facts = {"keepgate": version("keepgate"), **cpu_info()}
+    from keepgate.cores import usable_cores
+
+    facts = {
+        "keepgate": version("keepgate"),
+        **cpu_info(),
+        "precisions": " ".join(PRECISIONS),
+        "usable_cores": str(usable_cores()),
+    }
     facts.setdefault("python", platform.python_version())
     for package in ("numba", "llvmlite", "numpy", "grpcio", "protobuf"):
         facts.setdefault(package, version(package))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keepgate.cli import local
 from keepgate.cli.output import (
     Json,
-    Model,
     Server,
     connected,
     console,
@@ -26,20 +26,12 @@ from keepgate.cli.output import (
 
 if TYPE_CHECKING:
     from keepgate_client import LayerInfo, ModelInfo
+    from rich.console import RenderableType
 
-Models = Annotated[
-    Path | None,
-    typer.Option(
-        "--models",
-        metavar="DIR",
-        help="Read this model repository instead of asking a server.",
-        exists=True,
-        file_okay=False,
-    ),
-]
+    from keepgate.models.registry import LoadedModel
 
 
-def list_models(server: Server, models: Models = None, as_json: Json = False) -> None:
+def list_models(server: Server, models: local.Models = None, as_json: Json = False) -> None:
     """List the models that a server has loaded."""
     from rich.table import Table
 
@@ -48,33 +40,34 @@ def list_models(server: Server, models: Models = None, as_json: Json = False) ->
         print_json([_as_dict(model) for model in found])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("MODEL", "VERSION", "LAYERS", "INPUT"):
-        table.add_column(name, no_wrap=name != "LAYERS")
-    for name in ("PARAMETERS", "FILE", "SESSIONS"):
+    table.add_column("MODEL", no_wrap=True)
+    table.add_column("LAYERS")
+    table.add_column("INPUT")
+    for name in ("PARAMETERS", "WEIGHTS", "SESSIONS"):
         table.add_column(name, justify="right", no_wrap=True)
     for model in found:
         table.add_row(
-            model.name,
-            model.version,
+            f"{model.name}/{model.version}",
             _layers(model),
             _input(model),
             f"{model.parameters:,}",
-            size(model.file_bytes),
+            f"{model.precision} {size(model.weight_bytes)}",
             f"{model.sessions:,}",
         )
     console().print(table)
 
 
-def show(model: Model, server: Server, models: Models = None, as_json: Json = False) -> None:
-    """Show a model's shape, size and origin."""
+def show(
+    model: local.ModelOrFile, server: Server, models: local.Models = None, as_json: Json = False
+) -> None:
+    """Show a model's shape, size in every precision, and origin."""
     from rich.table import Table
 
-    name, version = name_and_version(model)
-    if models:
-        found = _pick(_read_models(models), name, version, models)
+    if models or local.is_file(model):
+        found = _read_model(model, models)
     else:
         with connected(server) as client:
-            found = client.model(name, version)
+            found = client.model(*name_and_version(model))
     if as_json:
         print_json(_as_dict(found))
         return
@@ -130,30 +123,44 @@ def _ask_models(server: str) -> list[ModelInfo]:
 
 def _read_models(directory: Path) -> list[ModelInfo]:
     """The models of a repository, loaded as the server would."""
-    from keepgate_client._convert import model_from_proto
-
-    from keepgate.config import load_settings
     from keepgate.errors import KeepgateError
     from keepgate.models.registry import load_repository
-    from keepgate.rpc.describe import model_to
 
+    settings = local.settings()
     try:
-        limit = load_settings().max_model_bytes
-        report = load_repository(directory, max_bytes=limit, slots=1)
+        report = load_repository(
+            directory, max_bytes=settings.max_model_bytes, slots=1, precision=settings.precision
+        )
     except KeepgateError as error:
         fail(str(error))
     for refused in report.refused:
         typer.echo(f"refused: {refused}", err=True)
-    return [model_from_proto(model_to(model, sessions=0)) for model in report.registry]
+    return [_described(model) for model in report.registry]
 
 
-def _pick(models: list[ModelInfo], name: str, version: str, directory: Path) -> ModelInfo:
-    for model in reversed(models):  # the newest version comes last
-        if model.name == name and version in ("", model.version):
-            return model
-    there = ", ".join(f"{model.name}/{model.version}" for model in models)
-    wanted = f"{name}/{version}" if version else name
-    fail(f"model {wanted!r} is not in {directory}; there: {there}")
+def _read_model(model: str, models: Path | None) -> ModelInfo:
+    """One model of a repository, or of a file, loaded as the server would."""
+    from keepgate.errors import KeepgateError
+    from keepgate.models.registry import read_model
+
+    settings = local.settings()
+    key, path = local.find(model, models, settings)
+    try:
+        loaded = read_model(
+            path, key, max_bytes=settings.max_model_bytes, slots=1, precision=settings.precision.of(*key)
+        )
+    except KeepgateError as error:
+        fail(str(error))
+    return _described(loaded)
+
+
+def _described(model: LoadedModel) -> ModelInfo:
+    """What a server's answer would tell."""
+    from keepgate_client._convert import model_from_proto
+
+    from keepgate.rpc.describe import model_to
+
+    return model_from_proto(model_to(model, sessions=0))
 
 
 def _as_dict(model: ModelInfo) -> dict[str, Any]:
@@ -164,21 +171,41 @@ def _as_dict(model: ModelInfo) -> dict[str, Any]:
     return fields
 
 
-def _facts(model: ModelInfo) -> list[tuple[str, str]]:
+def _facts(model: ModelInfo) -> list[tuple[str, RenderableType]]:
     return [
-        ("Model", f"{model.name}/{model.version}"),
+        ("Model", local.label(model.name, model.version)),
         ("Description", model.description),
         ("Input", _input(model)),
         ("Layers", "\n".join(_layer(layer) for layer in model.layers)),
         ("Output", _output(model)),
         ("Parameters", f"{model.parameters:,}"),
-        ("File", f"{size(model.file_bytes)}, {model.precision} in the kernels"),
+        ("File", size(model.file_bytes)),
+        ("Weights", _weights(model)),
         ("State", f"{size(model.state_bytes)} a session"),
         ("Sessions", f"{model.sessions:,}"),
         ("Source", model.source),
         ("Licence", model.licence),
         ("Fingerprint", model.fingerprint),
     ]
+
+
+def _weights(model: ModelInfo) -> RenderableType:
+    """What the weights take in the kernels: a row for each precision, the chosen one marked."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    for each in model.precisions:
+        chosen = each.precision == model.precision
+        table.add_row(
+            each.precision,
+            size(each.weight_bytes),
+            "chosen" if chosen else "",
+            style="bold" if chosen else "",
+        )
+    return table
 
 
 CELLS = {

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from keepgate_client import Client
+    from keepgate_client import Client, Session
     from rich.console import Console
 
 DEFAULT_PORT = "8001"
@@ -126,6 +126,21 @@ def connected(server: str) -> Iterator[Client]:
         )
     except KeepgateError as error:
         fail(str(error))
+
+
+def open_text_session(client: Client, name: str, version: str) -> Session:
+    """A session of a model that takes text. For any other model the command fails."""
+    from keepgate_client import FeatureInputInfo
+
+    model = client.model(name, version)
+    takes = ""
+    if isinstance(model.input, FeatureInputInfo):
+        takes = "feature vectors"
+    elif not model.input.tokenizer:
+        takes = "token ids and has no tokenizer"
+    if takes:
+        fail(f"model '{model.name}/{model.version}' takes {takes}; expected a token model that takes text")
+    return client.open(model.name, model.version)
 
 
 def name_and_version(model: str) -> tuple[str, str]:

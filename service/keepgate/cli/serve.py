@@ -32,12 +32,13 @@ def _command() -> Callable[..., None]:
     values."""
     from keepgate.config import PREFIX, Settings
 
-    def run(**flags: str | None) -> None:
+    def run(**flags: str | list[str] | None) -> None:
         from keepgate.config import load_settings
         from keepgate.errors import ConfigError, KeepgateError
 
         try:
-            settings = load_settings(**flags)
+            # Typer gives an empty list for a repeatable flag that is not there.
+            settings = load_settings(**{name: None if flag == [] else flag for name, flag in flags.items()})
         except ConfigError as error:
             raise typer.BadParameter(str(error)) from None
         from keepgate.server import run
@@ -56,19 +57,22 @@ def _command() -> Callable[..., None]:
     run.__doc__ = (
         "Serve models until stopped.\n\nEach flag is also an environment variable, "
         f"{PREFIX}PORT for --port, and a key of the TOML file that --config names. A flag wins over the "
-        "environment, and that over the file."
+        "environment, and that over the file. A flag given several times is one value with commas "
+        "everywhere else."
     )
     return run
 
 
 def _flag(name: str, field: FieldInfo) -> Any:
+    from keepgate.config import REPEATABLE
+
     option = typer.Option(
         "--" + name.replace("_", "-"),
         metavar=_metavar(field),
         help=f"{field.description}{_default(field)}",
         show_default=False,  # to Typer every flag is unset; the settings have the defaults
     )
-    return Annotated[str | None, option]
+    return Annotated[list[str] | None if name in REPEATABLE else str | None, option]
 
 
 def _default(field: FieldInfo) -> str:
@@ -80,10 +84,10 @@ def _default(field: FieldInfo) -> str:
 
 
 def _metavar(field: FieldInfo) -> str:
-    """What a value looks like: INTEGER, FLOAT, PATH, TEXT, or the choices there are."""
+    """What a value looks like: INTEGER, FLOAT, PATH, PRECISION, TEXT, or the choices there are."""
     choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
     if choices:
         return f"[{'|'.join(choices)}]"
     kinds = get_args(field.annotation) or (field.annotation,)
-    names = {"int": "INTEGER", "float": "FLOAT", "Path": "PATH"}
+    names = {"int": "INTEGER", "float": "FLOAT", "Path": "PATH", "PrecisionChoice": "PRECISION"}
     return next((names[kind.__name__] for kind in kinds if kind and kind.__name__ in names), "TEXT")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepgate_kernels import Network, WeightsError
+from keepgate_kernels import PRECISIONS, Network, packed_bytes
 from keepgate_kernels.spec import ModelSpec, TokenInput
 
 from keepgate.errors import (
@@ -15,9 +15,11 @@ from keepgate.errors import (
     KeepgateError,
     ModelFileError,
     ModelNotFoundError,
+    PrecisionError,
     RepositoryError,
 )
 from keepgate.models.format import load_model
+from keepgate.models.precision import PrecisionChoice
 from keepgate.models.tokenizer import CharacterCodec
 from keepgate.sessions.table import ModelKey
 
@@ -26,11 +28,16 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,17}")
 SHOWN = 5
 """Names that tell a user which directory it is."""
+EVERYTHING_EXACT = PrecisionChoice()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """One version of a model, ready to step. vocabulary_size is 0 for a feature model."""
+    """One version of a model, ready to step.
+
+    vocabulary_size is 0 for a feature model. packed_bytes: what the weights would take in the kernels, by
+    precision, the most exact first.
+    """
 
     key: ModelKey
     spec: ModelSpec
@@ -38,6 +45,7 @@ class LoadedModel:
     codec: CharacterCodec | None
     vocabulary_size: int
     file_bytes: int
+    packed_bytes: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +89,32 @@ class Registry:
         return found
 
 
-def load_repository(directory: Path, *, max_bytes: int, slots: int) -> LoadReport:
+def load_repository(
+    directory: Path,
+    *,
+    max_bytes: int,
+    slots: int,
+    precision: PrecisionChoice = EVERYTHING_EXACT,
+    threads: int = 1,
+) -> LoadReport:
     """Load every model of a repository.
 
-    A model that is refused is reported, and the others serve. Raises RepositoryError if the
-    directory cannot be read or none of its models can serve.
+    A model that is refused is reported, and the others serve. slots: sessions of each model version;
+    threads: the most that a step may use. Raises RepositoryError if the directory cannot be read or none
+    of its models can serve, PrecisionError if a precision is chosen for a model that is not there.
     """
     models: list[LoadedModel] = []
     refused: list[KeepgateError] = []
-    try:
-        folders = list(_version_folders(directory, refused))
-    except OSError as error:
-        raise RepositoryError(f"models: {directory} cannot be read: {error.strerror}") from error
+    folders = _folders(directory, refused)
+    _check_choice(precision, directory, folders)
     for name, version, folder in folders:
+        path = folder / FILE_NAME
         try:
-            models.append(_load(name, version, folder, max_bytes, slots))
+            key = _checked_key(name, version, path)
+            chosen = precision.of(name, version)
+            models.append(
+                read_model(path, key, max_bytes=max_bytes, slots=slots, precision=chosen, threads=threads)
+            )
         except KeepgateError as error:
             refused.append(error)
     if not models:
@@ -105,6 +124,69 @@ def load_repository(directory: Path, *, max_bytes: int, slots: int) -> LoadRepor
             f"<name>/<version>/{FILE_NAME}:{faults}"
         )
     return LoadReport(Registry(models), refused)
+
+
+def read_model(
+    path: Path, key: ModelKey, *, max_bytes: int, slots: int, precision: str, threads: int = 1
+) -> LoadedModel:
+    """Load one model file and make it ready to step under the name and version of `key`.
+
+    Raises ModelFileError if the file is refused or the kernels cannot take it.
+    """
+    file = load_model(path, max_bytes=max_bytes)
+    try:
+        network = Network(file.spec, file.tensors, slots=slots, precision=precision, threads=threads)
+    except (ValueError, MemoryError) as error:
+        raise ModelFileError(path, f"cannot be made ready: {error}") from error
+    tokenizer = file.spec.tokenizer
+    token_input = file.spec.input if isinstance(file.spec.input, TokenInput) else None
+    return LoadedModel(
+        key=key,
+        spec=file.spec,
+        network=network,
+        codec=CharacterCodec(tokenizer.vocabulary) if tokenizer else None,
+        vocabulary_size=token_input.vocabulary_size if token_input else 0,
+        file_bytes=file.file_bytes,
+        packed_bytes={name: packed_bytes(file.spec, name) for name in PRECISIONS},
+    )
+
+
+def find_model(directory: Path, name: str, version: str = "") -> tuple[ModelKey, Path]:
+    """A model of a repository, by its folders alone; version "" means the newest. Its key and its file.
+
+    Raises RepositoryError if the directory cannot be read or has no such model.
+    """
+    folders = _folders(directory, [])
+    versions = {there: folder for model, there, folder in folders if model == name}
+    numbers = [there for there in versions if VERSION_PATTERN.fullmatch(there)]
+    wanted = version or max(numbers, key=int, default="")
+    if wanted not in versions:
+        label = f"{name}/{version}" if version else name
+        raise RepositoryError(f"model {label!r} is not in {directory}; there: {_names(folders)}")
+    return ModelKey(name, wanted), versions[wanted] / FILE_NAME
+
+
+def _folders(directory: Path, refused: list[KeepgateError]) -> list[tuple[str, str, Path]]:
+    """As `_version_folders`. Raises RepositoryError if the directory itself cannot be read."""
+    try:
+        return list(_version_folders(directory, refused))
+    except OSError as error:
+        raise RepositoryError(f"models: {directory} cannot be read: {error.strerror}") from error
+
+
+def _names(folders: list[tuple[str, str, Path]]) -> str:
+    return ", ".join(f"{name}/{version}" for name, version, _ in folders) or "nothing"
+
+
+def _check_choice(choice: PrecisionChoice, directory: Path, folders: list[tuple[str, str, Path]]) -> None:
+    """A misspelt name must not pass: its model would serve in another precision than was asked for.
+
+    A model that is there but is refused is no reason to keep the others from serving.
+    """
+    names = {name for name, _, _ in folders} | {path.name for path in directory.iterdir() if path.is_dir()}
+    there = names | {f"{name}/{version}" for name, version, _ in folders}
+    if unknown := [model for model in choice.special if model not in there]:
+        raise PrecisionError(unknown, _names(folders))
 
 
 def _version_folders(directory: Path, refused: list[KeepgateError]) -> Iterator[tuple[str, str, Path]]:
@@ -150,24 +232,9 @@ def _what_is_in(directory: Path) -> str:
     return f"found only {', '.join(found[:SHOWN])}{more}"
 
 
-def _load(name: str, version: str, folder: Path, max_bytes: int, slots: int) -> LoadedModel:
-    path = folder / FILE_NAME
+def _checked_key(name: str, version: str, path: Path) -> ModelKey:
     if not NAME_PATTERN.fullmatch(name):
         raise ModelFileError(path, f"name {name!r}, expected letters, digits, '.', '_' and '-'")
     if not VERSION_PATTERN.fullmatch(version):
         raise ModelFileError(path, f"version {version!r}, expected a positive integer")
-    file = load_model(path, max_bytes=max_bytes)
-    try:
-        network = Network(file.spec, file.tensors, slots=slots)
-    except (WeightsError, MemoryError) as error:
-        raise ModelFileError(path, f"cannot be made ready: {error}") from error
-    tokenizer = file.spec.tokenizer
-    token_input = file.spec.input if isinstance(file.spec.input, TokenInput) else None
-    return LoadedModel(
-        key=ModelKey(name, version),
-        spec=file.spec,
-        network=network,
-        codec=CharacterCodec(tokenizer.vocabulary) if tokenizer else None,
-        vocabulary_size=token_input.vocabulary_size if token_input else 0,
-        file_bytes=file.file_bytes,
-    )
+    return ModelKey(name, version)

@@ -18,6 +18,10 @@ def model_to(model: LoadedModel, sessions: int) -> pb.Model:
         parameters=spec.parameters,
         file_bytes=model.file_bytes,
         precision=network.precision,
+        weight_bytes=network.weight_bytes,
+        precisions=[
+            pb.PrecisionSize(precision=name, weight_bytes=count) for name, count in model.packed_bytes.items()
+        ],
         state_bytes=spec.state_bytes,
         fingerprint=network.fingerprint,
         sessions=sessions,
