@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 EXACT = "fp32"
 """The precision that model files are in, and that none is more exact than."""
+ALL = "all"
+"""What stands for every precision that there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,3 @@ def parse_precisions(texts: Iterable[str]) -> list[str]:
     for name in sorted(wanted - {ALL}):
         check_precision(name)
     return [name for name in PRECISIONS if name in wanted or ALL in wanted]
-
-
-ALL = "all"
-"""What stands for every precision that there is."""
