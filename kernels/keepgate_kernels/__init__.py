@@ -10,6 +10,7 @@
 """
 
 from keepgate_kernels.cpu.info import cpu_info
+from keepgate_kernels.cpu.sizes import packed_bytes
 from keepgate_kernels.lanes import Lanes
 from keepgate_kernels.network import Network
 from keepgate_kernels.sampling import Sampling, sample, top_tokens
@@ -44,6 +45,7 @@ __all__ = [
     "TokenInput",
     "WeightsError",
     "cpu_info",
+    "packed_bytes",
     "sample",
     "top_tokens",
 ]

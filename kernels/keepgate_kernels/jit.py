@@ -15,13 +15,16 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 import numba.core.config
 from numba.core.caching import UserProvidedCacheLocator
+
+from keepgate_kernels.cpu.rungs import RUNG
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -45,13 +48,13 @@ def source_digest() -> str:
 
 @functools.cache
 def cache_directory() -> Path:
-    """The folder that holds the compiled kernels of exactly these sources; it can be written."""
+    """The folder that holds the kernels of exactly these sources and this rung; it can be written."""
     environment = os.environ
     base = environment.get("KEEPGATE_KERNEL_CACHE") or environment.get("NUMBA_CACHE_DIR")
     if not base:
         user = environment.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         base = os.path.join(user, "keepgate")
-    wanted = Path(base) / f"kernels-{source_digest()}"
+    wanted = Path(base) / f"kernels-{source_digest()}-{RUNG.name}"
     if _is_writable(wanted):
         return wanted
     substitute = Path(tempfile.mkdtemp(prefix="keepgate-kernels-"))
@@ -87,15 +90,22 @@ class KernelCacheLocator(UserProvidedCacheLocator):
         return cls(py_func, py_file)
 
 
-def entry(function: Function) -> Function:
-    """Jit a function that Python calls: cached on disk, without the GIL."""
+@contextmanager
+def cached() -> Iterator[None]:
+    """What is jitted with `cache=True` within is kept in `cache_directory()`."""
     config: Any = numba.core.config
     configured = config.CACHE_LOCATOR_CLASSES
     config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelCacheLocator.__name__}"
     try:
-        return _njit(function, cache=True, nogil=True)
+        yield
     finally:
         config.CACHE_LOCATOR_CLASSES = configured
+
+
+def entry(function: Function) -> Function:
+    """Jit a function that Python calls: cached on disk, without the GIL."""
+    with cached():
+        return _njit(function, cache=True, nogil=True)
 
 
 def part(

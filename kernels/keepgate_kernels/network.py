@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cpu.crew import Crew
+from keepgate_kernels.cpu.native import native
 from keepgate_kernels.cpu.packing import pack
 from keepgate_kernels.cpu.phase import TILE
 from keepgate_kernels.cpu.step import tick
@@ -19,7 +20,7 @@ from keepgate_kernels.lanes import Lanes
 from keepgate_kernels.sampling import Sampling
 from keepgate_kernels.slots import Slots
 from keepgate_kernels.spec import ModelSpec, TokenInput
-from keepgate_kernels.weights import PRECISIONS, check_tensors
+from keepgate_kernels.weights import check_precision, check_tensors
 from keepgate_kernels.weights import fingerprint as weights_fingerprint
 
 LEAST_SHARED_SECONDS = 150e-6
@@ -47,8 +48,7 @@ class Network:
         precision: str = "fp32",
         threads: int = 1,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+        check_precision(precision)
         if threads < 1:
             raise ValueError(f"threads: got {threads}, expected at least 1")
         check_tensors(spec, tensors)
@@ -57,7 +57,8 @@ class Network:
         self.fingerprint = weights_fingerprint(spec, tensors)
         self.slots = Slots(spec, slots)
         self._packed = pack(spec, tensors, precision)
-        self._record = network_record(self._packed, self.slots.state)
+        self._native = native(precision)
+        self._record = network_record(self._native, self._packed, self.slots.state)
         self._workspaces = threading.local()
         self._crew = Crew(threads - 1) if threads > 1 else None
 
@@ -83,11 +84,11 @@ class Network:
         if self._crew is None or self._seconds(lanes) < LEAST_SHARED_SECONDS:
             self._tick(lanes, workspace)
             return
-        with self._crew.joined(self._packed.weights, workspace):
+        with self._crew.joined(workspace):
             self._tick(lanes, workspace)
 
     def _tick(self, lanes: Lanes, workspace: Workspace) -> None:
-        tick(self._packed.weights, self._record, lanes.record, workspace.record, len(lanes))
+        tick(self._record, lanes.record, workspace.record, len(lanes))
 
     def _seconds(self, lanes: Lanes) -> float:
         """About how long one thread will take: what the products need, or reading the weights for them."""

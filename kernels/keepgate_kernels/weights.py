@@ -24,6 +24,12 @@ class WeightsError(ValueError):
     """The tensors do not fit the spec; the text names the tensor, what came and what was expected."""
 
 
+def check_precision(precision: str) -> None:
+    """Raise ValueError unless it is one of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
+
+
 def padded(width: int) -> int:
     """The next multiple of VECTOR."""
     return -(-width // VECTOR) * VECTOR

@@ -82,7 +82,7 @@ async def _serve(settings: Settings) -> None:
             "ready",
             address=address,
             version=__version__,
-            kernel=cpu_info()["kernel"],
+            kernel=cpu_info()["rung"],
             threads=settings.thread_count,
             pid=os.getpid(),
             seconds=seconds,

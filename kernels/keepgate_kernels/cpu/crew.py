@@ -7,9 +7,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-from numpy.typing import NDArray
-
 from keepgate_kernels.cpu.memory import address_of, aligned
 from keepgate_kernels.cpu.phase import OWN_BYTES
 from keepgate_kernels.cpu.step import assist
@@ -30,7 +27,7 @@ class Crew:
         self._finalizer = weakref.finalize(self, _dismiss, self._helpers)
 
     @contextmanager
-    def joined(self, matrices: NDArray[np.generic], workspace: Workspace) -> Iterator[None]:
+    def joined(self, workspace: Workspace) -> Iterator[None]:
         """Wake the helpers for a step with this work space, unless they are at another one."""
         if not self._busy.acquire(blocking=False):
             yield
@@ -38,7 +35,7 @@ class Crew:
         try:
             workspace.share(True)
             for helper in self._helpers:
-                helper.task = matrices, workspace
+                helper.workspace = workspace
                 helper.wake.set()
             yield
         finally:
@@ -53,7 +50,7 @@ class Crew:
 class _Helper:
     def __init__(self) -> None:
         self.wake = threading.Event()
-        self.task: tuple[NDArray[np.generic], Workspace] | None = None
+        self.workspace: Workspace | None = None
         self.dismissed = False
         self._own = aligned(OWN_BYTES)
 
@@ -64,10 +61,9 @@ class _Helper:
             self.wake.clear()
             if self.dismissed:
                 return
-            task = self.task
-            if task is not None:
-                matrices, workspace = task
-                assist(matrices, workspace.record, own)
+            workspace = self.workspace
+            if workspace is not None:
+                assist(workspace.record, own)
 
 
 def _dismiss(helpers: list[_Helper]) -> None:

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cpu.dots import Dot
-from keepgate_kernels.cpu.intrinsics import VIEWS
 from keepgate_kernels.cpu.memory import LINE, aligned
+from keepgate_kernels.cpu.native import FEWEST_VECTORS, MOST_VECTORS
 from keepgate_kernels.cpu.plan import (
     ABSENT,
     EMBEDDED,
@@ -39,13 +39,10 @@ from keepgate_kernels.spec import GATES, CellKind, FeatureInput, LayerSpec, Mode
 from keepgate_kernels.weights import Float32, padded
 
 MAX_TABLE_BYTES = 64 << 20
-MOST_VECTORS = 4
-"""Vectors of outputs in a block."""
-
 class Packed(NamedTuple):
-    """weights: [*], starts at a cache line; layers: LAYER [L]; ends: ENDS [1]."""
+    """weights: uint8 [*], starts at a cache line; layers: LAYER [L]; ends: ENDS [1]."""
 
-    weights: NDArray[np.generic]
+    weights: NDArray[np.uint8]
     layers: NDArray[np.void]
     ends: NDArray[np.void]
 
@@ -64,11 +61,11 @@ class _Buffer:
         self.length += -(-piece.size // LINE) * LINE
         return offset
 
-    def joined(self, dtype: type[np.generic]) -> NDArray[np.generic]:
+    def joined(self) -> NDArray[np.uint8]:
         memory = aligned(self.length)
         for offset, piece in self.pieces:
             memory[offset : offset + piece.size] = piece
-        return memory.view(dtype)
+        return memory
 
 
 def pack(spec: ModelSpec, tensors: Mapping[str, Float32], precision: str) -> Packed:
@@ -87,7 +84,7 @@ def pack(spec: ModelSpec, tensors: Mapping[str, Float32], precision: str) -> Pac
     end["size"], end["width"] = spec.head.size, head.shape[1] * head.shape[2]
     end["bias"] = packer.buffer.add(_pad(tensors["head.bias"][None], 1, int(end["width"])))
     end["bounded"] = is_bounded(last)
-    return Packed(packer.buffer.joined(VIEWS[precision]), layers, ends)
+    return Packed(packer.buffer.joined(), layers, ends)
 
 
 class _Packer:
@@ -221,11 +218,10 @@ def _arranged(kind: CellKind, by_gate: Mapping[str, Float32]) -> Float32:
     if kind in (CellKind.LSTM, CellKind.CIFG, CellKind.GRU):
         return _side_by_side(gates)
     arranged = _linear(np.concatenate(gates, axis=1))
-    if kind is CellKind.GRU_RESET_BEFORE:
-        # One row, and room for the last block of the product that begins at n.
-        flat = arranged.reshape(len(arranged), 1, -1)
-        return np.pad(flat, ((0, 0), (0, 0), (0, MOST_VECTORS * RUNG.lanes)))
-    return arranged
+    if kind is not CellKind.GRU_RESET_BEFORE:
+        return arranged
+    row = arranged.reshape(len(arranged), 1, -1)
+    return np.pad(row, ((0, 0), (0, 0), (0, slack_of_sums(kind))))
 
 
 def _side_by_side(gates: list[Float32]) -> Float32:
@@ -237,13 +233,23 @@ def _side_by_side(gates: list[Float32]) -> Float32:
     )
 
 
+def linear_shape(columns: int) -> tuple[int, int]:
+    """Blocks, and columns of a block, 3 or 4 vectors of them, whichever leaves fewer columns of padding."""
+    widths = [vectors * RUNG.lanes for vectors in (MOST_VECTORS, FEWEST_VECTORS)]
+    width = min(widths, key=lambda width: -columns % width)
+    return -(-columns // width), width
+
+
 def _linear(matrix: Float32) -> Float32:
-    """[K, N] to [K, blocks, 3 or 4 vectors], whichever leaves fewer columns of padding."""
+    """[K, N] to [K, blocks, columns of a block]."""
     inner, columns = matrix.shape
-    lanes = RUNG.lanes
-    wasted = {vectors: -columns % (vectors * lanes) for vectors in (MOST_VECTORS, MOST_VECTORS - 1)}
-    width = min(wasted, key=lambda vectors: wasted[vectors]) * lanes
-    return _pad(matrix, inner, -(-columns // width) * width).reshape(inner, -1, width)
+    blocks, width = linear_shape(columns)
+    return _pad(matrix, inner, blocks * width).reshape(inner, blocks, width)
+
+
+def slack_of_sums(kind: CellKind) -> int:
+    """Float32 numbers behind a row of sums: room for the last block of the product that begins at n."""
+    return MOST_VECTORS * RUNG.lanes if kind is CellKind.GRU_RESET_BEFORE else 0
 
 
 def is_bounded(layer: LayerSpec) -> bool:

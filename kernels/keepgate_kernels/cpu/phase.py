@@ -9,15 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from keepgate_kernels.cpu import cells
-from keepgate_kernels.cpu.dots import Dot
-from keepgate_kernels.cpu.intrinsics import by_precision, intrinsic_of
-from keepgate_kernels.cpu.matmul import LINE, ROWS, UNROLL, product
+from keepgate_kernels.cpu.intrinsics import intrinsic_of
+from keepgate_kernels.cpu.matmul import LINE, ROWS, UNROLL
 from keepgate_kernels.cpu.memory import int64s
-from keepgate_kernels.cpu.packing import MOST_VECTORS
+from keepgate_kernels.cpu.native import FEWEST_VECTORS, MOST_VECTORS, PRODUCTS, call_eight
 from keepgate_kernels.cpu.plan import ABSENT, CIFG, GRU, LSTM, MATRIX, RNN_RELU, RNN_TANH
 from keepgate_kernels.cpu.rows import copy
 from keepgate_kernels.cpu.rungs import RUNG
-from keepgate_kernels.cpu.simd import FLOAT_BYTES, Body
+from keepgate_kernels.cpu.simd import FLOAT_BYTES
 from keepgate_kernels.jit import part
 
 TILE = 64
@@ -39,6 +38,7 @@ PHASE = np.dtype(
     [
         ("kind", "<i8"),
         ("rows", "<i8"),
+        ("native", "<i8"),
         ("weights", "<i8"),
         ("x", MATRIX),
         ("x_rows", "<i8"),
@@ -57,7 +57,8 @@ PHASE = np.dtype(
         ("backwards", "<i8"),
     ]
 )
-"""kind: of the cell, or LINEAR. weights: address. x: an input product to add first, or its offset is ABSENT.
+"""kind: of the cell, or LINEAR. native: address of the table of
+`native`. weights: address. x: an input product to add first, or its offset is ABSENT.
 h: the product of all phases. *_rows, *_stride: converted rows, address and bytes. starts: address of int64
 [rows], the addresses of what sums start from. block: float32 numbers of a start row a block. units: vectors of
 units in all. options: address. before, cells: addresses of int64 [rows], addresses of h and c. out, out_stride:
@@ -65,15 +66,6 @@ float32 rows of new h, or of outputs. backwards: 1 if blocks are taken last firs
 lies before)."""
 
 
-def _product(rows: int, vectors: int):  # type: ignore[no-untyped-def]
-    def of(dot: Dot) -> Body:
-        return product(dot, rows, vectors)
-
-    return by_precision(of)
-
-
-_p13, _p23, _p33, _p43, _p53, _p63 = (_product(rows, 3) for rows in range(1, ROWS + 1))
-_p14, _p24, _p34, _p44, _p54, _p64 = (_product(rows, 4) for rows in range(1, ROWS + 1))
 _copy = intrinsic_of(copy)
 _rnn_tanh, _rnn_relu = intrinsic_of(cells.rnn_tanh), intrinsic_of(cells.rnn_relu)
 _lstm, _lstm_with_options = intrinsic_of(cells.lstm), intrinsic_of(cells.lstm_with_options)
@@ -90,41 +82,18 @@ def _share(rows):
 
 
 @part()
-def _multiply(matrices, phase, matrix, block, x, x_stride, starts, out, out_stride):
+def _multiply(phase, matrix, block, x, x_stride, starts, out, out_stride):
     """out[r] = starts[r] + x[r] W for the phase's rows and one block of a matrix."""
     weights = phase.weights + matrix.offset + block * matrix.stride
     steps, vectors, total = matrix.steps, matrix.vectors, phase.rows
     ahead = weights - matrix.stride if phase.backwards else weights + matrix.stride
+    products = int64s(phase.native + 8 * PRODUCTS, (MOST_VECTORS - FEWEST_VECTORS + 1) * ROWS)
     row = 0
     while row < total:
         rows = _share(total - row)
-        s, o = starts + 8 * row, out + row * out_stride
-        a = x + row * x_stride
-        if vectors == 4:
-            if rows == 6:
-                _p64(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-            elif rows == 5:
-                _p54(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-            elif rows == 4:
-                _p44(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-            elif rows == 3:
-                _p34(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-            elif rows == 2:
-                _p24(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-            else:
-                _p14(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-        elif rows == 6:
-            _p63(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-        elif rows == 5:
-            _p53(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-        elif rows == 4:
-            _p43(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-        elif rows == 3:
-            _p33(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-        elif rows == 2:
-            _p23(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
-        else:
-            _p13(matrices, a, x_stride, weights, steps, s, o, out_stride, ahead)
+        function = products[(vectors - FEWEST_VECTORS) * ROWS + rows - 1]
+        a, s, o = x + row * x_stride, starts + 8 * row, out + row * out_stride
+        call_eight(function, a, x_stride, weights, steps, s, o, out_stride, ahead)
         row += rows
         ahead += steps // UNROLL * 2 * LINE
 
@@ -137,12 +106,12 @@ def group_size(rows):
 
 
 @part()
-def run_blocks(matrices, phase, first, last, own):
+def run_blocks(phase, first, last, own):
     """Do blocks [first, last) of a phase, at most `group_size`. own: address of the thread's OWN_BYTES."""
     blocks = last - first
     for index in range(blocks):
         block = last - 1 - index if phase.backwards else first + index
-        _sum_block(matrices, phase, block, own, (block - first) * phase.rows)
+        _sum_block(phase, block, own, (block - first) * phase.rows)
     if phase.kind == RNN_TANH or phase.kind == RNN_RELU:
         _rnn(phase, first, last, own)
     elif phase.kind != LINEAR:
@@ -151,7 +120,7 @@ def run_blocks(matrices, phase, first, last, own):
 
 
 @part()
-def _sum_block(matrices, phase, block, own, place):
+def _sum_block(phase, block, own, place):
     """Sums of a block, those of a cell into the thread's own rows from `place` on."""
     rows = phase.rows
     sums, starts = own + place * BUFFER_ROW, own + TILE * BUFFER_ROW + 8 * place
@@ -161,18 +130,18 @@ def _sum_block(matrices, phase, block, own, place):
         places[r] = given[r] + offset
     if phase.kind == LINEAR:
         out = phase.out + offset
-        _multiply(matrices, phase, phase.h, block, phase.h_rows, phase.h_stride, starts, out, phase.out_stride)
+        _multiply(phase, phase.h, block, phase.h_rows, phase.h_stride, starts, out, phase.out_stride)
         return
     if phase.x.offset != ABSENT:
         for r in range(rows):
             _copy(places[r], sums + r * BUFFER_ROW, phase.block)
             places[r] = sums + r * BUFFER_ROW
-        _multiply(matrices, phase, phase.x, block, phase.x_rows, phase.x_stride, starts, sums, BUFFER_ROW)
+        _multiply(phase, phase.x, block, phase.x_rows, phase.x_stride, starts, sums, BUFFER_ROW)
     if phase.kind == GRU:  # what x gives to n is no product with h
         for r in range(rows):
             places[r] += VECTOR_BYTES
         sums += VECTOR_BYTES
-    _multiply(matrices, phase, phase.h, block, phase.h_rows, phase.h_stride, starts, sums, BUFFER_ROW)
+    _multiply(phase, phase.h, block, phase.h_rows, phase.h_stride, starts, sums, BUFFER_ROW)
 
 
 @part()

@@ -68,23 +68,23 @@ def _take(control, from_back):
 
 
 @part()
-def _do(matrices, phase, group, own):
+def _do(phase, group, own):
     size = group_size(phase.rows)
     first = size * group
-    run_blocks(matrices, phase, first, min(first + size, phase.h.blocks), own)
+    run_blocks(phase, first, min(first + size, phase.h.blocks), own)
 
 
 @part()
-def run_alone(matrices, phase, own):
+def run_alone(phase, own):
     """All blocks of a phase."""
     size = group_size(phase.rows)
     groups = (phase.h.blocks + size - 1) // size
     for index in range(groups):
-        _do(matrices, phase, groups - 1 - index if phase.backwards else index, own)
+        _do(phase, groups - 1 - index if phase.backwards else index, own)
 
 
 @part()
-def run_shared(matrices, phase, own, control):
+def run_shared(phase, own, control):
     """All blocks of a phase, with whatever helpers are there."""
     size = group_size(phase.rows)
     groups = (phase.h.blocks + size - 1) // size
@@ -94,19 +94,19 @@ def run_shared(matrices, phase, own, control):
         group = _take(control, False)
         if group == NOTHING:
             break
-        _do(matrices, phase, group, own)
+        _do(phase, group, own)
         add(control + DONE, 1)
     while load(control + DONE) < groups:
         pause()
 
 
 @part()
-def help_until_closed(matrices, phase, own, control):
+def help_until_closed(phase, own, control):
     """Take groups from the back until the step is over."""
     while load(control + OPEN):
         group = _take(control, True)
         if group == NOTHING:
             pause()
         else:
-            _do(matrices, phase, group, own)
+            _do(phase, group, own)
             add(control + DONE, 1)

@@ -15,37 +15,24 @@ from numpy.typing import NDArray
 
 from keepgate_kernels.cpu import cells
 from keepgate_kernels.cpu.answers import answer, score
-from keepgate_kernels.cpu.dots import Dot
-from keepgate_kernels.cpu.intrinsics import by_precision, intrinsic_of
+from keepgate_kernels.cpu.intrinsics import intrinsic_of
 from keepgate_kernels.cpu.memory import float32s, float64s, int64s, records, uint32s
+from keepgate_kernels.cpu.native import CONVERT_BOUNDED, CONVERT_UNBOUNDED, PRODUCTS, call_three
 from keepgate_kernels.cpu.phase import LANES, LINEAR, TILE, VECTOR_BYTES
 from keepgate_kernels.cpu.plan import ABSENT, EMBEDDED, ENDS, FEATURES, FOLDED, GRU_RESET_BEFORE, LAYER
-from keepgate_kernels.cpu.rows import convert, copy, is_finite
+from keepgate_kernels.cpu.rows import copy, is_finite
 from keepgate_kernels.cpu.sharing import OPEN, help_until_closed, run_alone, run_shared, store
-from keepgate_kernels.cpu.simd import Body
 from keepgate_kernels.jit import entry, part
 from keepgate_kernels.lanes import LANE
 
 
-def _bounded(dot: Dot) -> Body:
-    return convert(dot, True)
-
-
-def _unbounded(dot: Dot) -> Body:
-    return convert(dot, False)
-
-
-_convert_bounded, _convert_unbounded = by_precision(_bounded), by_precision(_unbounded)
 _copy, _is_finite = intrinsic_of(copy), intrinsic_of(is_finite)
 _reset, _gru_reset_before = intrinsic_of(cells.reset), intrinsic_of(cells.gru_reset_before)
 
 
 @part(inline=True)
-def _convert(matrices, bounded, source, target, count):
-    if bounded:
-        _convert_bounded(matrices, source, target, count)
-    else:
-        _convert_unbounded(matrices, source, target, count)
+def _convert(work, bounded, source, target, count):
+    call_three(int64s(work.phase.native, PRODUCTS)[CONVERT_BOUNDED if bounded else CONVERT_UNBOUNDED], source, target, count)
 
 
 @part(inline=True)
@@ -55,22 +42,22 @@ def _set_matrix(target, source):
 
 
 @part()
-def _run(matrices, phase, work):
+def _run(phase, work):
     """All blocks of a phase, by as many threads as the step has."""
     if work.shared:
-        run_shared(matrices, phase, work.own, work.control)
+        run_shared(phase, work.own, work.control)
     else:
-        run_alone(matrices, phase, work.own)
+        run_alone(phase, work.own)
 
 
 @part()
-def _linear(matrices, phase, work, matrix, rows, block, out, out_stride):
+def _linear(phase, work, matrix, rows, block, out, out_stride):
     """out[r] = starts[r] + x[r] W of work.starts and the rows at phase.h_rows; `block` floats a block of out."""
     phase.kind, phase.rows, phase.block, phase.backwards = LINEAR, rows, block, 0
     _set_matrix(phase.h, matrix)
     phase.h_stride = work.row_stride
     phase.out, phase.out_stride = out, out_stride
-    _run(matrices, phase, work)
+    _run(phase, work)
 
 
 @part()
@@ -92,7 +79,7 @@ def _enumerate(batch, work, first, last, begin, steps):
 
 
 @part()
-def _gather_inputs(matrices, net, batch, work, rows):
+def _gather_inputs(net, batch, work, rows):
     """Converted input rows of layer 0."""
     places = int64s(work.row_place, rows)
     ends, inner = net.ends[0], net.layers[0].inner
@@ -108,11 +95,11 @@ def _gather_inputs(matrices, net, batch, work, rows):
                 for k in range(ends.input_size):
                     plain[k] = given[k]
                 source = work.plain
-        _convert_unbounded(matrices, source, work.x_rows + row * work.row_stride, inner)
+        _convert(work, False, source, work.x_rows + row * work.row_stride, inner)
 
 
 @part()
-def _start_sums(matrices, net, batch, work, index, rows, hoisted):
+def _start_sums(net, batch, work, index, rows, hoisted):
     """Where each row's sums start, after the product with its input if that is made for all steps at once."""
     layer = net.layers[index]
     starts = int64s(work.starts, rows)
@@ -125,11 +112,11 @@ def _start_sums(matrices, net, batch, work, index, rows, hoisted):
             starts[row] = net.weights + net.ends[0].table + token * layer.width * 4
         return
     if index == 0:
-        _gather_inputs(matrices, net, batch, work, rows)
+        _gather_inputs(net, batch, work, rows)
     else:
         for row in range(rows):
             source, target = work.hs + row * work.hs_stride, work.x_rows + row * work.row_stride
-            _convert(matrices, layer.input_bounded, source, target, layer.inner)
+            _convert(work, layer.input_bounded, source, target, layer.inner)
     bias = net.weights + layer.bias
     if not hoisted:
         for row in range(rows):
@@ -141,11 +128,11 @@ def _start_sums(matrices, net, batch, work, index, rows, hoisted):
         starts[row] = work.sums + row * work.sums_stride
         _copy(bias, starts[row], layer.width)
     phase.starts, phase.h_rows = work.starts, work.x_rows
-    _linear(matrices, phase, work, layer.x, rows, layer.block, work.sums, work.sums_stride)
+    _linear(phase, work, layer.x, rows, layer.block, work.sums, work.sums_stride)
 
 
 @part()
-def _layer(matrices, net, batch, work, index, steps, first, hoist):
+def _layer(net, batch, work, index, steps, first, hoist):
     """One layer over a chunk of steps: work.hs holds its input's rows before and its h after."""
     layer = net.layers[index]
     first_rows, lanes = int64s(work.first_rows, TILE + 1), int64s(work.row_lane, TILE)
@@ -153,7 +140,7 @@ def _layer(matrices, net, batch, work, index, steps, first, hoist):
     before, cell = int64s(work.before, TILE), int64s(work.cells, TILE)
     latest[:] = ABSENT
     hoisted = hoist or layer.kind == GRU_RESET_BEFORE
-    _start_sums(matrices, net, batch, work, index, first_rows[steps], hoisted)
+    _start_sums(net, batch, work, index, first_rows[steps], hoisted)
     for step in range(steps):
         begin, end = first_rows[step], first_rows[step + 1]
         for row in range(begin, end):
@@ -166,11 +153,11 @@ def _layer(matrices, net, batch, work, index, steps, first, hoist):
             latest[lane - first] = row
             cell[row] = net.c + place * net.c_stride
             target = work.h_rows + (row - begin) * work.row_stride
-            _convert(matrices, layer.bounded, before[row], target, layer.output)
+            _convert(work, layer.bounded, before[row], target, layer.output)
         if layer.kind == GRU_RESET_BEFORE:
-            _step_reset_before(matrices, net, work, index, begin, end)
+            _step_reset_before(net, work, index, begin, end)
         else:
-            _step(matrices, net, work, index, begin, end)
+            _step(net, work, index, begin, end)
         if not layer.bounded:
             for row in range(begin, end):
                 if not _is_finite(work.hs + row * work.hs_stride, layer.output):
@@ -178,7 +165,7 @@ def _layer(matrices, net, batch, work, index, steps, first, hoist):
 
 
 @part()
-def _step(matrices, net, work, index, begin, end):
+def _step(net, work, index, begin, end):
     """One step of a layer for its rows [begin, end)."""
     layer, phase = net.layers[index], work.phase
     projected = layer.second.offset != ABSENT
@@ -195,21 +182,21 @@ def _step(matrices, net, work, index, begin, end):
         phase.out, phase.out_stride = work.hs + begin * work.hs_stride, work.hs_stride
     work.turn = 1 - work.turn
     phase.backwards = 0 if work.shared else work.turn
-    _run(matrices, phase, work)
+    _run(phase, work)
     if projected:
         starts = int64s(work.second_starts, TILE)
         for row in range(end - begin):
             starts[row] = work.zeros
             target = work.h_rows + row * work.row_stride
-            _convert_unbounded(matrices, work.wide + row * work.wide_stride, target, layer.hidden)
+            _convert(work, False, work.wide + row * work.wide_stride, target, layer.hidden)
         phase.starts = work.second_starts
         columns = layer.second.vectors * LANES
         out = work.hs + begin * work.hs_stride
-        _linear(matrices, phase, work, layer.second, end - begin, columns, out, work.hs_stride)
+        _linear(phase, work, layer.second, end - begin, columns, out, work.hs_stride)
 
 
 @part()
-def _step_reset_before(matrices, net, work, index, begin, end):
+def _step_reset_before(net, work, index, begin, end):
     """The same for the GRU whose second product waits for the reset gate: sums are whole rows."""
     layer, phase = net.layers[index], work.phase
     rows, hidden = end - begin, layer.hidden
@@ -221,15 +208,15 @@ def _step_reset_before(matrices, net, work, index, begin, end):
         if starts[begin + row] != own_starts[row]:
             _copy(starts[begin + row], own_starts[row], layer.width)
     phase.starts, phase.h_rows = work.second_starts, work.h_rows
-    _linear(matrices, phase, work, layer.h, rows, layer.h.vectors * LANES, sums, work.sums_stride)
+    _linear(phase, work, layer.h, rows, layer.h.vectors * LANES, sums, work.sums_stride)
     for row in range(rows):
         wide = work.wide + row * work.wide_stride
         for unit in range(0, hidden * 4, VECTOR_BYTES):
             _reset(own_starts[row] + unit, before[begin + row] + unit, wide + unit)
-        _convert_bounded(matrices, wide, work.h_rows + row * work.row_stride, hidden)
+        _convert(work, True, wide, work.h_rows + row * work.row_stride, hidden)
         own_starts[row] += 8 * hidden
     out = sums + 8 * hidden
-    _linear(matrices, phase, work, layer.second, rows, layer.second.vectors * LANES, out, work.sums_stride)
+    _linear(phase, work, layer.second, rows, layer.second.vectors * LANES, out, work.sums_stride)
     for row in range(rows):
         n, h = own_starts[row], work.hs + (begin + row) * work.hs_stride
         for unit in range(0, hidden * 4, VECTOR_BYTES):
@@ -249,20 +236,20 @@ def _keep(net, batch, work, index, first, last):
 
 
 @part()
-def _head(matrices, net, work, rows):
+def _head(net, work, rows):
     """Logits or outputs of the rows of h whose addresses are in work.listed."""
     listed, starts = int64s(work.listed, rows), int64s(work.second_starts, rows)
     ends, phase = net.ends[0], work.phase
     inner = net.layers[net.depth - 1].output
     for row in range(rows):
         starts[row] = net.weights + ends.bias
-        _convert(matrices, ends.bounded, listed[row], work.x_rows + row * work.row_stride, inner)
+        _convert(work, ends.bounded, listed[row], work.x_rows + row * work.row_stride, inner)
     phase.starts, phase.h_rows = work.second_starts, work.x_rows
-    _linear(matrices, phase, work, ends.head, rows, ends.head.vectors * LANES, work.logits, ends.width * 4)
+    _linear(phase, work, ends.head, rows, ends.head.vectors * LANES, work.logits, ends.width * 4)
 
 
 @part()
-def _score(matrices, net, batch, work, rows):
+def _score(net, batch, work, rows):
     """Log-probability of the scoring lanes' inputs, each given the state before it."""
     lanes, places = int64s(work.row_lane, rows), int64s(work.row_place, rows)
     before, listed = int64s(work.before, rows), int64s(work.listed, TILE)
@@ -278,7 +265,7 @@ def _score(matrices, net, batch, work, rows):
             row += 1
         if count == 0:
             return
-        _head(matrices, net, work, count)
+        _head(net, work, count)
         done = 0
         for scored in range(begin, row):
             lane = lanes[scored]
@@ -288,7 +275,7 @@ def _score(matrices, net, batch, work, rows):
 
 
 @part()
-def _predict(matrices, net, batch, work, first, last, begin, end):
+def _predict(net, batch, work, first, last, begin, end):
     """Head and draw for the predicting lanes whose last step is in [begin, end)."""
     latest, listed = int64s(work.latest, TILE), int64s(work.listed, TILE)
     size, width = net.ends[0].size, net.ends[0].width
@@ -306,7 +293,7 @@ def _predict(matrices, net, batch, work, first, last, begin, end):
             lane += 1
         if count == 0:
             return
-        _head(matrices, net, work, count)
+        _head(net, work, count)
         done = 0
         for answered in range(from_lane, lane):
             record = batch.lanes[answered]
@@ -316,7 +303,7 @@ def _predict(matrices, net, batch, work, first, last, begin, end):
 
 
 @part()
-def _tile(matrices, net, batch, work, first, last):
+def _tile(net, batch, work, first, last):
     """All steps of the lanes [first, last), at most TILE."""
     longest = 0
     scores = False
@@ -332,11 +319,11 @@ def _tile(matrices, net, batch, work, first, last):
         steps = min(max(1, TILE // alive), longest - begin)
         rows = _enumerate(batch, work, first, last, begin, steps)
         for index in range(net.depth):
-            _layer(matrices, net, batch, work, index, steps, first, steps > 1)
+            _layer(net, batch, work, index, steps, first, steps > 1)
             if index == net.depth - 1 and scores:
-                _score(matrices, net, batch, work, rows)
+                _score(net, batch, work, rows)
             _keep(net, batch, work, index, first, last)
-        _predict(matrices, net, batch, work, first, last, begin, begin + steps)
+        _predict(net, batch, work, first, last, begin, begin + steps)
         begin += steps
 
 
@@ -391,25 +378,25 @@ def _columns(record, count):
 
 
 @entry
-def tick(matrices, network, lanes, workspace, count: int) -> None:  # type: ignore[no-untyped-def]
+def tick(network, lanes, workspace, count: int) -> None:  # type: ignore[no-untyped-def]
     """Apply the inputs of lanes [0, count) and fill in their answers.
 
-    matrices: the packed weights, `Packed.weights`. network: NETWORK [1]. lanes: BATCH [1]. workspace: WORK [1], the calling
+    network: NETWORK [1]. lanes: BATCH [1]. workspace: WORK [1], the calling
     thread's own. The state is updated in place for the lanes' slots; a slot may be in one lane only.
     """
     net, batch, work = _open(network[0]), _columns(lanes[0], count), workspace[0]
-    work.phase.weights = net.weights
+    work.phase.weights, work.phase.native = net.weights, network[0].native
     for first in range(0, count, TILE):
-        _tile(matrices, net, batch, work, first, min(first + TILE, count))
+        _tile(net, batch, work, first, min(first + TILE, count))
     if work.shared:
         store(work.control + OPEN, 0)
 
 
 @entry
-def assist(matrices, workspace, own: int) -> None:  # type: ignore[no-untyped-def]
+def assist(workspace, own: int) -> None:  # type: ignore[no-untyped-def]
     """Help with the shared step of another thread, whose work space this is, until it is over.
 
     own: address of `phase.OWN_BYTES` of the helping thread's.
     """
     work = workspace[0]
-    help_until_closed(matrices, work.phase, own, work.control)
+    help_until_closed(work.phase, own, work.control)

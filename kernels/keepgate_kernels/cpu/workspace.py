@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from keepgate_kernels.cpu.answers import make_work
 from keepgate_kernels.cpu.dots import X_BYTES
 from keepgate_kernels.cpu.memory import LINE, address_of, aligned
-from keepgate_kernels.cpu.packing import MOST_VECTORS, Packed
+from keepgate_kernels.cpu.native import MOST_VECTORS, Native
+from keepgate_kernels.cpu.packing import Packed
 from keepgate_kernels.cpu.phase import OWN_BYTES, LANES, PHASE, TILE
 from keepgate_kernels.cpu.matmul import ROW_HEADER, ROWS
 from keepgate_kernels.cpu.rungs import RUNG
@@ -16,9 +17,9 @@ from keepgate_kernels.cpu.sharing import CONTROL_BYTES, OPEN
 from keepgate_kernels.slots import State
 
 NETWORK = np.dtype(
-    [(name, "<i8") for name in ("weights", "layers", "ends", "depth", "h", "c", "h_stride", "c_stride", "slots")]
+    [(name, "<i8") for name in ("native", "weights", "layers", "ends", "depth", "h", "c", "h_stride", "c_stride", "slots")]
 )
-"""Addresses of the packed weights, of LAYER [L], ENDS [1] and of the state; strides in bytes."""
+"""Addresses of the table of `native`, of the packed weights, of LAYER [L], ENDS [1] and of the state; strides in bytes."""
 
 WORK = np.dtype(
     [
@@ -93,10 +94,11 @@ class Workspace:
         self._control = place("control", CONTROL_BYTES)
 
 
-def network_record(packed: Packed, state: State) -> NDArray[np.void]:
+def network_record(functions: Native, packed: Packed, state: State) -> NDArray[np.void]:
     """The addresses of weights and state. The caller keeps the arrays alive."""
     record = np.zeros(1, NETWORK)
     row = record[0]
+    row["native"] = address_of(functions.table)
     row["weights"] = address_of(packed.weights)
     row["layers"], row["ends"] = address_of(packed.layers), address_of(packed.ends)
     row["depth"], row["slots"] = len(packed.layers), state.h.shape[1]

@@ -1,0 +1,176 @@
+"""bf16 and int8 against the oracle with weights rounded as the kernels round them.
+
+A step from states and inputs that the precision holds exactly must match the oracle as closely as fp32 does.
+Where a kernel rounds numbers of its own making (a second product, a second layer, the head) a difference in
+the last bit may become a whole level, so those are compared more loosely.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keepgate_kernels import PRECISIONS, CellKind, Lanes, ModelSpec, Network, Sampling, packed_bytes, reference
+from keepgate_kernels.spec import TokenInput
+from numpy.typing import NDArray
+from support.random_models import Tensors, feature_spec, random_inputs, random_tensors, token_spec
+
+CLOSE = 5e-6
+LOOSE = {"fp32": 2e-5, "bf16": 0.03, "int8": 0.08}
+REDUCED = ("bf16", "int8")
+WITH_CELL_STATE = (CellKind.LSTM, CellKind.CIFG)
+
+
+def rounded_bf16(values: NDArray[Any]) -> NDArray[np.float64]:
+    """To eight significant bits, to nearest, ties to even."""
+    mantissa, exponent = np.frexp(values.astype(np.float64))
+    return np.ldexp(np.rint(mantissa * 256) / 256, exponent)
+
+
+def rounded_int8(matrix: NDArray[Any]) -> NDArray[np.float64]:
+    """To multiples of a 127th of the largest magnitude of a row, an output's weights."""
+    scale = np.abs(matrix).max(axis=1, keepdims=True).astype(np.float64) / 127
+    return np.rint(matrix / np.where(scale > 0, scale, 1)) * scale
+
+
+def rounded(spec: ModelSpec, tensors: Tensors, precision: str) -> dict[str, Any]:
+    """The tensors as products of that precision see them; a token's own products are folded in float32."""
+    matrices = [name for name in tensors if name.endswith(("weight_ih", "weight_hh", "projection", "head.weight"))]
+    if isinstance(spec.input, TokenInput):
+        matrices.remove("layers.0.weight_ih")
+    function = {"fp32": lambda matrix: matrix, "bf16": rounded_bf16, "int8": rounded_int8}[precision]
+    return {name: function(t) if name in matrices else t for name, t in tensors.items()}
+
+
+def exact_numbers(shape: tuple[int, ...], precision: str, seed: int) -> NDArray[np.float32]:
+    """Numbers in [-1, 1] that the precision holds, the last of each row 1, which sets the row's scale."""
+    levels = np.random.default_rng(seed).integers(-127, 128, shape)
+    levels[..., -1] = 127
+    return (levels / (127.0 if precision == "int8" else 128.0)).astype(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from([kind for kind in CellKind if kind is not CellKind.GRU_RESET_BEFORE]),
+    precision=st.sampled_from(PRECISIONS),
+    hidden=st.integers(1, 70),
+    size=st.integers(1, 40),
+    lanes=st.integers(1, 9),
+    options=st.sampled_from([{}, {"peepholes": True}, {"cell_clip": 0.25}]),
+    seed=st.integers(0, 999),
+)
+def test_a_step_from_exact_numbers(
+    kind: CellKind, precision: str, hidden: int, size: int, lanes: int, options: dict[str, Any], seed: int
+) -> None:
+    spec = feature_spec(kind, size=size, hidden=(hidden,), **(options if kind in WITH_CELL_STATE else {}))
+    tensors = random_tensors(spec, seed)
+    seen = rounded(spec, tensors, precision)
+    network = Network(spec, tensors, slots=lanes, precision=precision)
+    batch = Lanes(spec)
+    inputs, states = exact_numbers((lanes, size), precision, seed), exact_numbers((lanes, hidden), precision, seed + 1)
+    cells = np.random.default_rng(seed).standard_normal((lanes, hidden)).astype(np.float32)
+    for lane in range(lanes):
+        slot = network.slots.allocate()
+        assert slot == lane
+        network.slots.state.h[0, slot, :hidden] = states[lane]
+        if kind in WITH_CELL_STATE:
+            network.slots.state.c[0, slot, :hidden] = cells[lane]
+        batch.add(slot, inputs[lane][None], position=1, sampling=Sampling())
+    network.step(batch)
+    for lane in range(lanes):
+        c = cells[lane].astype(np.float64) if kind in WITH_CELL_STATE else np.zeros(0)
+        outputs, ((h, c),) = reference.step(spec, seen, [(states[lane].astype(np.float64), c)], inputs[lane])
+        np.testing.assert_allclose(network.hidden(lane)[0], h, atol=CLOSE, rtol=CLOSE)
+        if kind in WITH_CELL_STATE:
+            np.testing.assert_allclose(network.slots.state.c[0, lane, :hidden], c, atol=CLOSE, rtol=CLOSE)
+        np.testing.assert_allclose(batch.outputs(lane), outputs, atol=LOOSE[precision])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(CellKind),
+    precision=st.sampled_from(REDUCED),
+    hidden=st.lists(st.integers(1, 50), min_size=1, max_size=3),
+    tokens=st.booleans(),
+    projection=st.sampled_from([0, 0, 5, 19]),
+    seed=st.integers(0, 999),
+)
+def test_several_steps_of_several_layers(
+    kind: CellKind, precision: str, hidden: list[int], tokens: bool, projection: int, seed: int
+) -> None:
+    make = token_spec if tokens else feature_spec
+    options = {"projection": projection} if kind in WITH_CELL_STATE else {}
+    spec = make(kind, hidden=tuple(hidden), **options)
+    tensors = random_tensors(spec, seed)
+    seen = rounded(spec, tensors, precision)
+    network = Network(spec, tensors, slots=4, precision=precision)
+    batch = Lanes(spec)
+    inputs = random_inputs(spec, (4, 3), seed)
+    for lane in range(4):
+        slot = network.slots.allocate()
+        assert slot is not None
+        batch.add(slot, inputs[lane], position=3, sampling=Sampling(), logits=tokens, score=tokens)
+    network.step(batch)
+    for lane in range(4):
+        values, state = reference.run(spec, seen, inputs[lane])
+        got = batch.logits(lane) if tokens else batch.outputs(lane)
+        scale = max(1.0, np.abs(values[-1]).max())
+        np.testing.assert_allclose(got, values[-1], atol=LOOSE[precision] * scale)
+        for found, (h, _) in zip(network.hidden(lane), state, strict=True):
+            np.testing.assert_allclose(found, h, atol=LOOSE[precision] * max(1.0, np.abs(h).max()))
+        if tokens:
+            expected = reference.score(spec, seen, inputs[lane])
+            np.testing.assert_allclose(batch.scores(lane)[1:], expected, atol=4 * LOOSE[precision])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    kind=st.sampled_from(CellKind),
+    precision=st.sampled_from(PRECISIONS),
+    hidden=st.lists(st.integers(1, 90), min_size=1, max_size=3),
+    tokens=st.booleans(),
+    options=st.sampled_from([{}, {"peepholes": True}, {"cell_clip": 0.25}, {"projection": 7}]),
+)
+def test_packed_bytes_is_what_a_network_holds(
+    kind: CellKind, precision: str, hidden: list[int], tokens: bool, options: dict[str, Any]
+) -> None:
+    make = token_spec if tokens else feature_spec
+    spec = make(kind, hidden=tuple(hidden), **(options if kind in WITH_CELL_STATE else {}))
+    network = Network(spec, random_tensors(spec), slots=1, precision=precision)
+    assert packed_bytes(spec, precision) == network.weight_bytes
+
+
+def test_a_precision_is_a_part_of_the_size() -> None:
+    spec = feature_spec(CellKind.LSTM, size=256, hidden=(256,), outputs=256)
+    sizes = [packed_bytes(spec, precision) for precision in PRECISIONS]
+    assert sizes[0] == pytest.approx(4 * spec.parameters, rel=0.01)
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
+    assert sizes[2] == pytest.approx(sizes[0] / 4, rel=0.05)
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    spec = token_spec()
+    text = "precision: got 'int4', expected one of fp32, bf16, int8"
+    with pytest.raises(ValueError, match=text):
+        Network(spec, random_tensors(spec), slots=1, precision="int4")
+    with pytest.raises(ValueError, match=text):
+        packed_bytes(spec, "int4")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_row_of_zeros_and_an_output_without_weights(precision: str) -> None:
+    """Scales of zero must not become divisions by zero."""
+    spec = feature_spec(CellKind.GRU, hidden=(5,))
+    tensors = random_tensors(spec)
+    tensors["layers.0.weight_ih"][2] = 0.0
+    tensors["head.weight"][:] = 0.0
+    network = Network(spec, tensors, slots=1, precision=precision)
+    lanes = Lanes(spec)
+    lanes.add(network.slots.allocate() or 0, np.zeros((1, 3), np.float32), position=1, sampling=Sampling())
+    network.step(lanes)
+    np.testing.assert_array_equal(lanes.outputs(0), tensors["head.bias"])
+    _, ((h, _),) = reference.run(spec, tensors, np.zeros((1, 3)))
+    np.testing.assert_allclose(network.hidden(0)[0], h, atol=CLOSE)
