@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from keepgate_kernels.cpu.memory import address_of
 from keepgate_kernels.sampling import OPTIONS, Sampling
 from keepgate_kernels.spec import ModelSpec, TokenInput
 
@@ -19,7 +20,9 @@ ABSENT = -1
 """A place in the pool that was not asked for."""
 
 KEPT_POOL = 1 << 20
-"""Numbers, 4 MiB, that the pool of an emptied batch holds at most."""
+"""Numbers, 4 MiB, up to which a pool is kept though a batch used little of it."""
+USED_SHARE = 4
+"""A larger pool is kept while batches use more than one part in this many."""
 
 LANE = np.dtype(
     [
@@ -51,9 +54,9 @@ logit, an output, a score or a state of the lane that is NaN or infinite, and th
 
 
 BATCH = np.dtype(
-    [("lanes", "<i8"), ("tokens", "<i8"), ("features", "<i8"), ("pool", "<i8"), ("inputs", "<i8"), ("pooled", "<i8")]
+    [("lanes", "<i8"), ("tokens", "<i8"), ("features", "<i8"), ("pool", "<i8"), ("inputs", "<i8")]
 )
-"""What a kernel is called with: addresses of `Batch`'s arrays, and how many inputs and pool numbers there are."""
+"""What a kernel is called with: the addresses of `Batch`'s arrays, and how many inputs there may be."""
 
 
 class Batch(NamedTuple):
@@ -81,7 +84,7 @@ class Lanes:
             np.zeros(max_lanes, LANE),
             np.zeros(max_inputs if takes_tokens else 0, np.uint32),
             np.zeros((0 if takes_tokens else max_inputs, spec.input_size), np.float32),
-            np.zeros(max_lanes, np.float32),
+            np.zeros(1, np.float32),
         )
         self.record = np.zeros(1, BATCH)
         self._point_to_arrays()
@@ -106,12 +109,13 @@ class Lanes:
         return 0 if self._count == self.max_lanes else self.max_inputs - self._inputs
 
     def clear(self) -> None:
-        """Forget all lanes and their answers, and the memory of unusually large ones."""
+        """Forget all lanes and their answers, and memory that only a larger batch before them needed."""
+        size = self.batch.pool.size
+        if size > KEPT_POOL and self._pooled * USED_SHARE < size:
+            self._replace_pool(max(self._pooled, 1))
         self._count = 0
         self._inputs = 0
         self._pooled = 0
-        if self.batch.pool.size > KEPT_POOL:
-            self._replace_pool(self.max_lanes)
 
     def add(
         self,
@@ -176,8 +180,8 @@ class Lanes:
 
     def _point_to_arrays(self) -> None:
         batch = self.batch
-        addresses = [array.__array_interface__["data"][0] for array in batch]
-        self.record[0] = (*addresses, max(len(batch.tokens), len(batch.features)), len(batch.pool))
+        addresses = [address_of(array) for array in batch]
+        self.record[0] = (*addresses, self.max_inputs)
 
     @property
     def all_finite(self) -> bool:

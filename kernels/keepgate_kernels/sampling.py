@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from keepgate_kernels.cpu.answers import draw_alone, list_alone, make_work
+from keepgate_kernels.cpu.answers import draw_alone, list_alone
+from keepgate_kernels.cpu.powers import make_work
 from keepgate_kernels.cpu.vectors import WIDTH
 from keepgate_kernels.jit import entry
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

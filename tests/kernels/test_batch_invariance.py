@@ -14,28 +14,47 @@ from support.random_models import feature_spec, random_inputs, random_tensors, t
 SAMPLING = Sampling(temperature=0.9, top_k=7, top_p=0.95, seed=2**63 + 5)
 
 
-def answers(
-    network: Network, sequences: np.ndarray, batch: int, steps: int
-) -> list[tuple[bytes, bytes, int, float]]:
+Bits = tuple[bytes, bytes, int, float]
+"""State, pooled answers, token and log-probability of a sequence."""
+
+
+def answers(network: Network, sequences: np.ndarray, batch: int, steps: int) -> list[Bits]:
     """Run every sequence from zero, `batch` lanes and `steps` inputs at a time; the final bits of each."""
     results = []
     for first in range(0, len(sequences), batch):
         group = sequences[first : first + batch]
         slots = [network.slots.allocate() for _ in group]
         lanes = Lanes(network.spec)
+        takes_tokens = lanes.takes_tokens
+        scores = [b""] * len(group)
         for begin in range(0, group.shape[1], steps):
             lanes.clear()
             for slot, sequence in zip(slots, group, strict=True):
                 assert slot is not None
                 part = sequence[begin : begin + steps]
-                lanes.add(slot, part, position=begin + len(part), sampling=SAMPLING)
+                lanes.add(
+                    slot,
+                    part,
+                    position=begin + len(part),
+                    sampling=SAMPLING,
+                    score=takes_tokens,
+                    top_k=min(5, network.spec.head.size) if takes_tokens else 0,
+                    logits=takes_tokens,
+                )
             network.step(lanes)
+            if takes_tokens:
+                scores = [known + lanes.scores(lane).tobytes() for lane, known in enumerate(scores)]
         for lane, slot in enumerate(slots):
             assert slot is not None
             state = b"".join(h.tobytes() for h in network.hidden(slot))
             state += network.slots.state.c[:, slot].tobytes()
             token, log_probability = lanes.token(lane), lanes.log_probability(lane)
-            results.append((state, lanes.logits(lane).tobytes(), token, log_probability))
+            if takes_tokens:
+                tokens, log_probabilities = lanes.top(lane)
+                pooled = lanes.logits(lane).tobytes() + tokens.tobytes() + log_probabilities.tobytes()
+            else:
+                pooled = lanes.outputs(lane).tobytes()
+            results.append((state, pooled + scores[lane], token, log_probability))
             network.slots.release(slot)
     return results
 
@@ -75,7 +94,7 @@ def test_threads_step_disjoint_slots_at_the_same_time() -> None:
     network = Network(spec, random_tensors(spec), slots=64)
     sequences = random_inputs(spec, (4, 8, 50))
     expected = [answers(network, group, 8, 1) for group in sequences]
-    found: dict[int, list[tuple[bytes, bytes, int, float]]] = {}
+    found: dict[int, list[Bits]] = {}
     threads = [
         threading.Thread(target=lambda i=i: found.update({i: answers(network, sequences[i], 8, 1)}))
         for i in range(4)

@@ -1,4 +1,4 @@
-"""Loading weights, slots, lanes, and the cache of compiled kernels."""
+"""Loading weights, slots, and the cache of compiled kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import keepgate_kernels
 import numpy as np
 import pytest
-from keepgate_kernels import CellKind, Lanes, Network, Sampling, WeightsError, cpu_info
+from keepgate_kernels import CellKind, Network, WeightsError, cpu_info
 from keepgate_kernels.slots import Slots
 from keepgate_kernels.weights import fingerprint
 from support.random_models import feature_spec, random_tensors, token_spec
@@ -74,24 +74,6 @@ def test_slots_come_back_zeroed() -> None:
     assert slots.state.h[:, 0].all()
 
 
-def test_lanes_refuse_what_does_not_fit() -> None:
-    spec = token_spec()
-    lanes = Lanes(spec, max_lanes=2, max_inputs=5)
-    lanes.add(0, np.zeros(3, np.uint32), position=3, sampling=Sampling())
-    assert lanes.room == 2
-    with pytest.raises(ValueError, match="got 3, expected 1 to 2"):
-        lanes.add(1, np.zeros(3, np.uint32), position=3, sampling=Sampling())
-    with pytest.raises(ValueError, match="got 0, expected 1 to 2"):
-        lanes.add(1, np.zeros(0, np.uint32), position=0, sampling=Sampling())
-    lanes.add(1, np.zeros(1, np.uint32), position=1, sampling=Sampling())
-    assert lanes.room == 0
-    lanes.clear()
-    assert (len(lanes), lanes.inputs, lanes.room) == (0, 0, 5)
-    features = Lanes(feature_spec())
-    with pytest.raises(ValueError, match="token model"):
-        features.add(0, np.zeros((1, 3), np.float32), position=1, sampling=Sampling(), score=True)
-
-
 def test_flops_count_both_products_and_the_head() -> None:
     spec = feature_spec("lstm", size=16, outputs=5, hidden=(32,))
     network = Network(spec, random_tensors(spec), slots=1)
@@ -118,10 +100,10 @@ def test_cpu_info_names_the_kernel() -> None:
 CACHE_PROBE = """
 from keepgate_kernels import jit
 print(jit.cache_directory())
-from keepgate_kernels.sampling import _rank
+from keepgate_kernels.sampling import _list_one, top_tokens
 import numpy as np
-_rank(np.zeros(3, np.float32), 2)
-print(sum(_rank.stats.cache_hits.values()))
+top_tokens(np.zeros(3, np.float32), 2)
+print(sum(_list_one.stats.cache_hits.values()))
 """
 
 

@@ -44,12 +44,6 @@ def float32s(address, count):
 
 
 @part(inline=True)
-def float64s(address, count):
-    """float64 [count] at an address."""
-    return carray(_pointer(address), (count,), np.float64)
-
-
-@part(inline=True)
 def records(address, count, dtype):
     """Records [count] at an address."""
     return carray(_pointer(address), (count,), dtype)

@@ -15,7 +15,7 @@ _WORD = np.uint64(32)
 _ROUNDS = 10
 
 
-@part()
+@part(inline=True)
 def philox(counter, key):
     """Two of the four 32-bit words (the first pair) of Philox 4x32-10, as uint64.
 
@@ -37,7 +37,7 @@ def philox(counter, key):
     return c0, c1
 
 
-@part()
+@part(inline=True)
 def uniform(seed, position):
     """A float64 in [0, 1) with 53 random bits."""
     high, low = philox(position, seed)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from keepgate_kernels.cpu import cells
 from keepgate_kernels.cpu.answers import answer, score
 from keepgate_kernels.cpu.intrinsics import intrinsic_of
-from keepgate_kernels.cpu.memory import float32s, float64s, int64s, records, uint32s
+from keepgate_kernels.cpu.memory import float32s, int64s, records, uint32s
 from keepgate_kernels.cpu.native import CONVERT_BOUNDED, CONVERT_UNBOUNDED, PRODUCTS, call_three
 from keepgate_kernels.cpu.phase import LANES, LINEAR, TILE, VECTOR_BYTES
 from keepgate_kernels.cpu.plan import ABSENT, EMBEDDED, ENDS, FEATURES, FOLDED, GRU_RESET_BEFORE, LAYER
@@ -254,7 +254,6 @@ def _score(net, batch, work, rows):
     lanes, places = int64s(work.row_lane, rows), int64s(work.row_place, rows)
     before, listed = int64s(work.before, rows), int64s(work.listed, TILE)
     size, width = net.ends[0].size, net.ends[0].width
-    logits = float32s(work.logits, work.head_rows * width)
     row = 0
     while row < rows:
         begin, count = row, 0
@@ -270,7 +269,9 @@ def _score(net, batch, work, rows):
         for scored in range(begin, row):
             lane = lanes[scored]
             if batch.lanes[lane].score:
-                score(batch, lane, places[scored] - batch.lanes[lane].offset, logits, done * width, size)
+                record, token = batch.lanes[lane], batch.tokens[places[scored]]
+                row = work.logits + done * width * 4
+                score(record, batch.pool, row, size, places[scored] - record.offset, token)
                 done += 1
 
 
@@ -279,8 +280,6 @@ def _predict(net, batch, work, first, last, begin, end):
     """Head and draw for the predicting lanes whose last step is in [begin, end)."""
     latest, listed = int64s(work.latest, TILE), int64s(work.listed, TILE)
     size, width = net.ends[0].size, net.ends[0].width
-    logits = float32s(work.logits, work.head_rows * width)
-    space = float64s(work.answers, work.answers_size)
     draws = net.ends[0].input_kind != FEATURES
     lane = first
     while lane < last:
@@ -298,7 +297,7 @@ def _predict(net, batch, work, first, last, begin, end):
         for answered in range(from_lane, lane):
             record = batch.lanes[answered]
             if record.predict and begin < record.steps <= end:
-                answer(batch, answered, logits, done * width, size, draws, space)
+                answer(record, batch.pool, work.logits + done * width * 4, size, draws, work.answers)
                 done += 1
 
 
@@ -359,12 +358,12 @@ def _open(record):
 
 
 class Columns(NamedTuple):
-    """A BATCH record, with arrays for what its addresses point to but features, float32 [I, K]."""
+    """A BATCH record, with arrays for lanes and tokens."""
 
     lanes: NDArray[np.void]
     tokens: NDArray[np.uint32]
     features: int
-    pool: NDArray[np.float32]
+    pool: int
 
 
 @part(inline=True)
@@ -373,7 +372,7 @@ def _columns(record, count):
         records(record.lanes, count, LANE),
         uint32s(record.tokens, record.inputs),
         record.features,
-        float32s(record.pool, record.pooled),
+        record.pool,
     )
 
 

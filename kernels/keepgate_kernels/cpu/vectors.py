@@ -4,13 +4,14 @@ Every operation is generic LLVM code on <16 x float>, which compiles to the wide
 processor has. The order of every sum is written out, so it is the same on all processors, and no loop
 around it decides whether it vectorises.
 
-Arrays are contiguous, of float32 or float64, and any number of dimensions: `start` counts their elements
-as they lie in memory. A vector in a float64 array takes the place of eight of its elements, so that one
-array serves as work space for everything. Kernels pass array and start, because a slice counts references.
+Memory is passed as a pointer to float32, which `address` takes from an array: unlike an array or a slice
+it counts no references, which costs more than most of these operations. The array must outlive the pointer,
+as the arguments of a kernel do. Indices are not checked and count elements of what is loaded or stored.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,17 +23,13 @@ from numba.extending import intrinsic, models, register_model
 WIDTH = 16
 """Elements of a vector."""
 
-_INT = ir.IntType(32)
-_LONG = ir.IntType(64)
-_BITS = ir.IntType(WIDTH)
-_FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
+_FLOAT, _INT, _LONG, _BITS = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(WIDTH)
+_FLOATS = ir.VectorType(_FLOAT, WIDTH)
 _DOUBLES = ir.VectorType(ir.DoubleType(), WIDTH)
 _INTS = ir.VectorType(_INT, WIDTH)
 _LANES = ir.Constant(_INTS, list(range(WIDTH)))
-_ZEROS = ir.Constant(_FLOATS, [0.0] * WIDTH)
 _ZERO_IS_DEFINED = ir.Constant(ir.IntType(1), 0)
 _FLOAT_ALIGNMENT = 4
-_IN_ARRAYS = (types.float32, types.float64)
 
 _LOG2_E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.1219444e-4
@@ -50,15 +47,37 @@ class _Floats(types.Type):
 
 floats = _Floats()
 """The Numba type of a vector."""
+memory: Any = types.CPointer(types.float32)  # type: ignore[no-untyped-call]
+"""The Numba type of an address."""
 
 
 @register_model(_Floats)
 class _FloatsModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _FLOATS)
+        super().__init__(manager, kind, _FLOATS)  # type: ignore[no-untyped-call]
 
 
-# --- what operations are made of: LLVM values in, LLVM values out ---
+def _operation(result: Any, *kinds: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function that writes LLVM code for its arguments one that kernels can call.
+
+    It gets the IR builder and an LLVM value for each of `kinds`, and returns one of kind `result`.
+    """
+
+    def define(write: Callable[..., Any]) -> Any:
+        def typed(typing: Any, *arguments: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                value = write(builder, *args)
+                return context.get_dummy_value() if result is types.void else value
+
+            return result(*kinds), generate
+
+        functools.update_wrapper(typed, write)  # Numba reads the names of the arguments from it
+        return intrinsic(typed)
+
+    return define
+
+
+# --- what operations are made of ---
 
 
 def _constant(value: float) -> Any:
@@ -71,15 +90,18 @@ def _splat(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(_INTS, [0] * WIDTH))
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, start: Any, kind: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [start]), kind.as_pointer())
+def _element(builder: Any, pointer: Any, index: Any, kind: Any) -> Any:
+    return builder.gep(builder.bitcast(pointer, kind.as_pointer()), [index])
+
+
+def _vector(builder: Any, pointer: Any, start: Any) -> Any:
+    return builder.bitcast(builder.gep(pointer, [start]), _FLOATS.as_pointer())
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """a b + c, fused on the processors that can."""
     kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{WIDTH}f32")
+    name = f"llvm.fmuladd.v{WIDTH}f32"
+    function = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
     return builder.call(function, [a, b, c])
 
 
@@ -87,23 +109,25 @@ def _maximum(builder: Any, a: Any, b: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-def _combine(builder: Any, value: Any, operation: Callable[[Any, Any], Any]) -> Any:
-    """All elements by a tree of halves: i with i + 8, then i with i + 4, and so on."""
-    undefined, count = ir.Constant(value.type, ir.Undefined), WIDTH
-    while count > 1:
-        count //= 2
-        kind = ir.VectorType(_INT, count)
-        low, high = (
-            builder.shuffle_vector(value, undefined, ir.Constant(kind, list(range(first, first + count))))
-            for first in (0, count)
-        )
-        value = operation(low, high)
-        undefined = ir.Constant(value.type, ir.Undefined)
-    return builder.extract_element(value, ir.Constant(_INT, 0))
+def _at_least(builder: Any, value: Any, bound: Any) -> Any:
+    return builder.fcmp_ordered(">=", value, _splat(builder, bound))
 
 
 def _mask_bits(builder: Any, mask: Any) -> Any:
     return builder.bitcast(mask, _BITS)
+
+
+def _combine(builder: Any, value: Any, operation: Callable[[Any, Any], Any]) -> Any:
+    """All elements by a tree of halves: i with i + 8, then i with i + 4, and so on."""
+    count = WIDTH
+    while count > 1:
+        count //= 2
+        undefined = ir.Constant(value.type, ir.Undefined)
+        masks = [
+            ir.Constant(ir.VectorType(_INT, count), list(range(first, first + count))) for first in (0, count)
+        ]
+        value = operation(*(builder.shuffle_vector(value, undefined, mask) for mask in masks))
+    return builder.extract_element(value, ir.Constant(_INT, 0))
 
 
 def _running_sums(builder: Any, value: Any) -> Any:
@@ -119,209 +143,167 @@ def _running_sums(builder: Any, value: Any) -> Any:
     return sums
 
 
-def _checked(array: Any) -> Any:
-    if isinstance(array, types.Array) and array.layout == "C" and array.dtype in _IN_ARRAYS:
-        return array
-    raise TypeError(f"a vector of an array: got {array}, expected it contiguous, of float32 or float64")
+# --- memory ---
 
 
-# --- operations that kernels call ---
-
-
-@intrinsic
-def load(typing: Any, array: Any, start: Any) -> Any:
-    """16 numbers from `start` on."""
+def _address(typing: Any, array: Any, start: Any) -> Any:
+    """Where element `start` of a contiguous array lies, counted through all its dimensions."""
+    if not isinstance(array, types.Array) or array.layout != "C":
+        raise TypeError(f"the address of an array: got {array}, expected it contiguous")
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *args, _FLOATS)
-        return builder.load(pointer, align=_FLOAT_ALIGNMENT)
+        data = context.make_array(array)(context, builder, args[0]).data
+        return builder.bitcast(builder.gep(data, [args[1]]), _FLOAT.as_pointer())
 
-    return floats(_checked(array), types.int64), generate
-
-
-@intrinsic
-def store(typing: Any, array: Any, start: Any, value: Any) -> Any:
-    """Put 16 numbers at `start`."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *args[:2], _FLOATS)
-        builder.store(args[2], pointer, align=_FLOAT_ALIGNMENT)
-        return context.get_dummy_value()
-
-    return types.void(_checked(array), types.int64, floats), generate
+    return memory(array, types.int64), generate
 
 
-@intrinsic
-def load_one(typing: Any, array: Any, start: Any, offset: Any) -> Any:
-    """The float32 that is `offset` numbers into the vectors that begin at `start`."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *args[:2], ir.FloatType())
-        return builder.load(builder.gep(pointer, [args[2]]), align=_FLOAT_ALIGNMENT)
-
-    return types.float32(_checked(array), types.int64, types.int64), generate
+address: Any = intrinsic(_address)
 
 
-@intrinsic
-def store_one(typing: Any, array: Any, start: Any, offset: Any, value: Any) -> Any:
-    """Put one float32 where `load_one` finds it."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature.args[0], *args[:2], ir.FloatType())
-        builder.store(args[3], builder.gep(pointer, [args[2]]), align=_FLOAT_ALIGNMENT)
-        return context.get_dummy_value()
-
-    return types.void(_checked(array), types.int64, types.int64, types.float32), generate
+@_operation(memory, memory, types.int64)
+def offset(builder: Any, pointer: Any, count: Any) -> Any:
+    """The address `count` float32 elements on."""
+    return builder.gep(pointer, [count])
 
 
-@intrinsic
-def splat(typing: Any, value: Any) -> Any:
-    """16 times a float32."""
-    return floats(types.float32), lambda context, builder, signature, args: _splat(builder, *args)
+@_operation(floats, memory, types.int64)
+def load(builder: Any, pointer: Any, start: Any) -> Any:
+    """The vector of float32 elements from `start` on."""
+    return builder.load(_vector(builder, pointer, start), align=_FLOAT_ALIGNMENT)
 
 
-@intrinsic
-def first_of(typing: Any, count: Any, value: Any, rest: Any) -> Any:
+@_operation(types.void, memory, types.int64, floats)
+def store(builder: Any, pointer: Any, start: Any, value: Any) -> Any:
+    """Put a vector at float32 element `start`."""
+    builder.store(value, _vector(builder, pointer, start), align=_FLOAT_ALIGNMENT)
+
+
+def _scalar_access(kind: Any, llvm_kind: Any) -> tuple[Any, Any]:
+    @_operation(kind, memory, types.int64)
+    def load_scalar(builder: Any, pointer: Any, index: Any) -> Any:
+        return builder.load(_element(builder, pointer, index, llvm_kind), align=_FLOAT_ALIGNMENT)
+
+    @_operation(types.void, memory, types.int64, kind)
+    def store_scalar(builder: Any, pointer: Any, index: Any, value: Any) -> Any:
+        builder.store(value, _element(builder, pointer, index, llvm_kind), align=_FLOAT_ALIGNMENT)
+
+    return load_scalar, store_scalar
+
+
+load_float, store_float = _scalar_access(types.float32, _FLOAT)
+load_double, store_double = _scalar_access(types.float64, ir.DoubleType())
+load_long, store_long = _scalar_access(types.uint64, _LONG)
+
+
+# --- arithmetic ---
+
+
+@_operation(floats, types.float32)
+def splat(builder: Any, value: Any) -> Any:
+    """16 times a number."""
+    return _splat(builder, value)
+
+
+@_operation(floats, types.int64, floats, floats)
+def first_of(builder: Any, count: Any, value: Any, rest: Any) -> Any:
     """Elements below `count` from value, the others from rest."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bound = _splat(builder, builder.trunc(args[0], _INT))
-        return builder.select(builder.icmp_signed("<", _LANES, bound), *args[1:])
-
-    return floats(types.int64, floats, floats), generate
+    bound = _splat(builder, builder.trunc(count, _INT))
+    return builder.select(builder.icmp_signed("<", _LANES, bound), value, rest)
 
 
-@intrinsic
-def at_least(typing: Any, ranks: Any, bound: Any, value: Any, rest: Any) -> Any:
-    """Elements from value where ranks >= bound, the others from rest. bound: float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        mask = builder.fcmp_ordered(">=", args[0], _splat(builder, args[1]))
-        return builder.select(mask, *args[2:])
-
-    return floats(floats, types.float32, floats, floats), generate
+@_operation(floats, floats, types.float32, floats, floats)
+def where_at_least(builder: Any, ranks: Any, bound: Any, value: Any, rest: Any) -> Any:
+    """Elements from value where ranks >= bound, the others from rest."""
+    return builder.select(_at_least(builder, ranks, bound), value, rest)
 
 
-@intrinsic
-def count_at_least(typing: Any, ranks: Any, bound: Any) -> Any:
-    """How many elements are >= bound, a float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        mask = builder.fcmp_ordered(">=", args[0], _splat(builder, args[1]))
-        return builder.zext(builder.ctpop(_mask_bits(builder, mask)), _LONG)
-
-    return types.int64(floats, types.float32), generate
+@_operation(types.int64, floats, types.float32)
+def count_at_least(builder: Any, ranks: Any, bound: Any) -> Any:
+    """How many elements are >= bound."""
+    return builder.zext(builder.ctpop(_mask_bits(builder, _at_least(builder, ranks, bound))), _LONG)
 
 
-@intrinsic
-def maximum(typing: Any, a: Any, b: Any) -> Any:
+@_operation(floats, floats, floats)
+def maximum(builder: Any, a: Any, b: Any) -> Any:
     """The larger of each pair."""
-    return floats(floats, floats), lambda context, builder, signature, args: _maximum(builder, *args)
+    return _maximum(builder, a, b)
 
 
-@intrinsic
-def subtract(typing: Any, a: Any, b: Any) -> Any:
+@_operation(floats, floats, floats)
+def subtract(builder: Any, a: Any, b: Any) -> Any:
     """a - b."""
-    return floats(floats, floats), lambda context, builder, signature, args: builder.fsub(*args)
+    return builder.fsub(a, b)
 
 
-@intrinsic
-def multiply(typing: Any, a: Any, b: Any) -> Any:
+@_operation(floats, floats, floats)
+def multiply(builder: Any, a: Any, b: Any) -> Any:
     """a b."""
-    return floats(floats, floats), lambda context, builder, signature, args: builder.fmul(*args)
+    return builder.fmul(a, b)
 
 
-@intrinsic
-def multiply_add(typing: Any, a: Any, b: Any, c: Any) -> Any:
+@_operation(floats, floats, floats, floats)
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """a b + c, fused on the processors that can."""
-    return floats(floats, floats, floats), lambda context, builder, signature, args: _multiply_add(
-        builder, *args
-    )
+    return _multiply_add(builder, a, b, c)
 
 
-@intrinsic
-def has_nan(typing: Any, value: Any) -> Any:
+@_operation(types.boolean, floats)
+def has_nan(builder: Any, value: Any) -> Any:
     """Whether any element is NaN."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        mask = builder.fcmp_unordered("uno", args[0], args[0])
-        return builder.icmp_unsigned("!=", _mask_bits(builder, mask), ir.Constant(_BITS, 0))
-
-    return types.boolean(floats), generate
+    mask = _mask_bits(builder, builder.fcmp_unordered("uno", value, value))
+    return builder.icmp_unsigned("!=", mask, ir.Constant(_BITS, 0))
 
 
-@intrinsic
-def largest_of(typing: Any, value: Any) -> Any:
-    """The largest element, a float32, if none is NaN."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _combine(builder, args[0], lambda a, b: _maximum(builder, a, b))
-
-    return types.float32(floats), generate
+@_operation(types.float32, floats)
+def largest_of(builder: Any, value: Any) -> Any:
+    """The largest element, if none is NaN."""
+    return _combine(builder, value, lambda a, b: _maximum(builder, a, b))
 
 
-@intrinsic
-def sum_of(typing: Any, value: Any) -> Any:
-    """The sum as a float64, by a tree of halves: element i with i + 8, then i with i + 4, and so on."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _combine(builder, builder.fpext(args[0], _DOUBLES), builder.fadd)
-
-    return types.float64(floats), generate
+@_operation(types.float64, floats)
+def sum_of(builder: Any, value: Any) -> Any:
+    """The sum in float64, by a tree of halves: element i with i + 8, then i with i + 4, and so on."""
+    return _combine(builder, builder.fpext(value, _DOUBLES), builder.fadd)
 
 
-@intrinsic
-def first_equal(typing: Any, value: Any, wanted: Any) -> Any:
-    """The first lane that holds the float32 `wanted`; 16 if none does."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        mask = builder.fcmp_ordered("==", args[0], _splat(builder, args[1]))
-        return builder.zext(builder.cttz(_mask_bits(builder, mask), _ZERO_IS_DEFINED), _LONG)
-
-    return types.int64(floats, types.float32), generate
+@_operation(types.int64, floats, types.float32)
+def first_equal(builder: Any, value: Any, wanted: Any) -> Any:
+    """The first lane that holds `wanted`; 16 if none does."""
+    mask = builder.fcmp_ordered("==", value, _splat(builder, wanted))
+    return builder.zext(builder.cttz(_mask_bits(builder, mask), _ZERO_IS_DEFINED), _LONG)
 
 
-@intrinsic
-def first_beyond(typing: Any, value: Any, target: Any) -> Any:
+@_operation(types.int64, floats, types.float64)
+def first_beyond(builder: Any, value: Any, target: Any) -> Any:
     """The first lane above zero at which the running sum in float64 exceeds `target`.
 
     Elements are at least 0, and one is above. If no sum exceeds the target, the last lane above zero.
     """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        positive = builder.fcmp_ordered(">", args[0], _ZEROS)
-        sums = _running_sums(builder, args[0])
-        beyond = builder.fcmp_ordered(">", sums, _splat(builder, args[1]))
-        found = _mask_bits(builder, builder.and_(beyond, positive))
-        first = builder.cttz(found, _ZERO_IS_DEFINED)
-        leading = builder.ctlz(_mask_bits(builder, positive), _ZERO_IS_DEFINED)
-        last = builder.sub(ir.Constant(_BITS, WIDTH - 1), leading)
-        none = builder.icmp_unsigned("==", found, ir.Constant(_BITS, 0))
-        return builder.zext(builder.select(none, last, first), _LONG)
-
-    return types.int64(floats, types.float64), generate
+    positive = builder.fcmp_ordered(">", value, _constant(0.0))
+    beyond = builder.fcmp_ordered(">", _running_sums(builder, value), _splat(builder, target))
+    found = _mask_bits(builder, builder.and_(beyond, positive))
+    first = builder.cttz(found, _ZERO_IS_DEFINED)
+    leading = builder.ctlz(_mask_bits(builder, positive), _ZERO_IS_DEFINED)
+    last = builder.sub(ir.Constant(_BITS, WIDTH - 1), leading)
+    none = builder.icmp_unsigned("==", found, ir.Constant(_BITS, 0))
+    return builder.zext(builder.select(none, last, first), _LONG)
 
 
-@intrinsic
-def exp_nonpositive(typing: Any, value: Any) -> Any:
+@_operation(floats, floats)
+def exp_nonpositive(builder: Any, value: Any) -> Any:
     """e**x for x <= 0: relative error below 3e-7, and about 1e-38 below -87, never 0.
 
     x = n ln 2 + r with |r| <= ln(2) / 2 (Cody and Waite); Taylor's polynomial of degree 6 in r, and n
     added to its exponent.
     """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x = _maximum(builder, args[0], _constant(_EXP_FLOOR))
-        rounded = _multiply_add(builder, x, _constant(_LOG2_E), _constant(_ROUND))
-        n = builder.fsub(rounded, _constant(_ROUND))
-        r = _multiply_add(builder, n, _constant(-_LN2_HIGH), x)
-        r = _multiply_add(builder, n, _constant(-_LN2_LOW), r)
-        power = _constant(_EXP_COEFFICIENTS[0])
-        for coefficient in _EXP_COEFFICIENTS[1:]:
-            power = _multiply_add(builder, power, r, _constant(coefficient))
-        exponent = builder.shl(
-            builder.bitcast(rounded, _INTS), ir.Constant(_INTS, [_MANTISSA_BITS] * WIDTH)
-        )
-        return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _FLOATS)
-
-    return floats(floats), generate
+    x = _maximum(builder, value, _constant(_EXP_FLOOR))
+    rounded = _multiply_add(builder, x, _constant(_LOG2_E), _constant(_ROUND))
+    n = builder.fsub(rounded, _constant(_ROUND))
+    r = _multiply_add(builder, n, _constant(-_LN2_HIGH), x)
+    r = _multiply_add(builder, n, _constant(-_LN2_LOW), r)
+    power = _constant(_EXP_COEFFICIENTS[0])
+    for coefficient in _EXP_COEFFICIENTS[1:]:
+        power = _multiply_add(builder, power, r, _constant(coefficient))
+    exponent = builder.shl(builder.bitcast(rounded, _INTS), ir.Constant(_INTS, [_MANTISSA_BITS] * WIDTH))
+    return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _FLOATS)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from keepgate_kernels.cpu.answers import make_work
 from keepgate_kernels.cpu.dots import X_BYTES
 from keepgate_kernels.cpu.memory import LINE, address_of, aligned
 from keepgate_kernels.cpu.native import MOST_VECTORS, Native
 from keepgate_kernels.cpu.packing import Packed
 from keepgate_kernels.cpu.phase import OWN_BYTES, LANES, PHASE, TILE
 from keepgate_kernels.cpu.matmul import ROW_HEADER, ROWS
+from keepgate_kernels.cpu.powers import make_work
 from keepgate_kernels.cpu.rungs import RUNG
 from keepgate_kernels.cpu.sharing import CONTROL_BYTES, OPEN
 from keepgate_kernels.slots import State
@@ -27,7 +27,7 @@ WORK = np.dtype(
         *(
             (name, "<i8")
             for name in (
-                "x_rows h_rows row_stride hs hs_stride wide wide_stride sums sums_stride logits head_rows answers answers_size "
+                "x_rows h_rows row_stride hs hs_stride wide wide_stride sums sums_stride logits head_rows answers "
                 "plain zeros own row_lane row_place first_rows latest before cells starts second_starts listed turn control shared"
             ).split()
         ),
@@ -36,7 +36,7 @@ WORK = np.dtype(
 """Addresses and strides in bytes of a thread's work space; contents mean nothing between calls.
 
 x_rows, h_rows: converted rows [TILE]. hs, wide, sums: float32 rows [TILE]: h, what is yet to be projected (or r
-h), sums of whole rows. logits: float32 [head_rows, N]. answers: see `answers.make_work`. plain: one row of inputs. zeros: one
+h), sums of whole rows. logits: float32 [head_rows, N]. answers: see `powers.make_work`. plain: one row of inputs. zeros: one
 row of zeros. own: see `phase.run_blocks`. The rest, int64 [TILE] but for first_rows [TILE + 1]: a row's lane and
 place among the inputs, the first row of each step, a lane's latest row, addresses of h and c before a row's
 step, of the sums it starts from, of those of another product, of rows for the head. turn: 0 or 1, see
@@ -83,8 +83,7 @@ class Workspace:
         width = int(end["width"])
         row["head_rows"] = min(TILE, max(ROWS, MOST_LOGITS // width))
         place("logits", int(row["head_rows"]) * width * 4 + LINE)
-        row["answers_size"] = make_work(int(end["size"])).size
-        place("answers", int(row["answers_size"]) * 8)
+            place("answers", make_work(int(end["size"])).nbytes)
         place("plain", widest * 4)
         place("zeros", (widest + slack) * 4)
         place("own", OWN_BYTES)
