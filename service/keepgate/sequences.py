@@ -24,7 +24,6 @@ from keepgate.config import Settings
 from keepgate.engine.engine import ComputeThread, Engine
 from keepgate.engine.job import GREEDY, NOTHING_MORE, Job, Scores, Wants
 from keepgate.errors import (
-    ConfigError,
     DrainingError,
     InvalidArgumentError,
     SessionsExhaustedError,
@@ -50,14 +49,16 @@ class Sequences:
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises ConfigError if the settings ask for more memory than there is."""
         self.registry = registry
         self.settings = settings
         self.table: SessionTable[Outcome] = SessionTable()
         self.draining = asyncio.Event()
         self._clock = clock
         self._compute = ComputeThread()
-        self._engines = {model.key: self._engine_of(model) for model in registry}
+        self._engines = {
+            model.key: Engine(model.network, self._compute, self._on_done, max_lanes=settings.max_batch)
+            for model in registry
+        }
         self._pending = 0  # inputs admitted and not yet applied
 
     # --- sessions ---
@@ -205,18 +206,6 @@ class Sequences:
         self._compute.close()
 
     # --- inside ---
-
-    def _engine_of(self, model: LoadedModel) -> Engine:
-        """Raises ConfigError if there is no memory for batches of max_batch lanes."""
-        lanes = self.settings.max_batch
-        try:
-            return Engine(model.network, self._compute, self._on_done, max_lanes=lanes)
-        except MemoryError as error:
-            name = f"{model.key.name}/{model.key.version}"
-            raise ConfigError(
-                f"max_batch: got {lanes}, expected fewer: no memory for so many lanes of model {name} "
-                f"with its {model.spec.head.size} outputs: {error}"
-            ) from error
 
     def _checked_ttl(self, ttl: float | None) -> float:
         limit = self.settings.idle_ttl_limit_seconds

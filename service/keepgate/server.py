@@ -48,8 +48,7 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal stops at once.
 
     Raises RepositoryError if no model can serve, ListenError if the address is taken, ConfigError
-    if `ready_file` cannot be written, `max_batch` needs more memory than there is or `precision` names
-    a model that is not there.
+    if `ready_file` cannot be written or `precision` names a model that is not there.
     """
     configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)

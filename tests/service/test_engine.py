@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from keepgate.engine.cost import CostModel
 from keepgate.engine.engine import ComputeThread, Engine
-from keepgate.engine.job import Job, Prediction
-from keepgate.errors import ComputationError
-from keepgate_kernels import Network
-from support.random_models import feature_spec, random_tensors
+from keepgate.engine.job import Job, Prediction, Scores, Wants
+from keepgate.errors import ComputationError, NotFiniteError
+from keepgate_kernels import ModelSpec, Network, Sampling, sample, top_tokens
+from support.random_models import feature_spec, random_tensors, token_spec
 
 GOOD = np.ones((2, 3), np.float32)
 BAD = np.ones((2, 4), np.float32)
 """Features of the wrong length, as a bug in a conversion would let them through."""
 
 
-def make() -> tuple[Network, Engine, ComputeThread, list[list[Job]]]:
+def make(spec: ModelSpec | None = None) -> tuple[Network, Engine, ComputeThread, list[list[Job]]]:
     """An engine for four sessions, and the jobs that each of its batches finished."""
-    spec = feature_spec(size=3)
+    spec = spec or feature_spec(size=3)
     network = Network(spec, random_tensors(spec), slots=4)
     done: list[list[Job]] = []
     compute = ComputeThread()
@@ -87,6 +87,79 @@ def test_jobs_of_a_session_are_done_in_order() -> None:
         positions = [(await job.wait()).position for job in jobs]
         assert positions == [100, 200, 300, 400, 500]
         assert [job for jobs_of_a_batch in done for job in jobs_of_a_batch] == jobs
+        compute.close()
+
+    asyncio.run(main())
+
+
+def test_each_job_gets_what_it_wants() -> None:
+    async def main() -> None:
+        _, engine, compute, done = make(token_spec())
+        sampling = Sampling(temperature=0.8, top_k=6, seed=4)
+        wishes = [Wants(), Wants(top_k=11, logits=True), Wants(top_k=2), Wants(logits=True)]
+        tokens = np.array([1, 2], np.uint32)
+        jobs = [Job(slot, tokens, 0, sampling=sampling, wants=wants) for slot, wants in enumerate(wishes)]
+        for job in jobs:
+            engine.submit(job)
+        plain, both, two, logits = [await job.wait() for job in jobs]
+        again = Job(0, tokens, 2)  # reuses the memory that the answers were read from
+        engine.submit(again)
+        await again.wait()
+        assert done == [jobs, [again]]
+        assert isinstance(plain, Prediction)
+        assert isinstance(both, Prediction)
+        assert isinstance(two, Prediction)
+        assert isinstance(logits, Prediction)
+        assert both.logits is not None
+        assert both.top is not None
+        assert two.top is not None
+        assert logits.logits is not None
+        assert [plain.top, plain.logits, two.logits, logits.top] == [None] * 4
+        assert logits.logits.tobytes() == both.logits.tobytes()
+        drawn = sample(both.logits, 2, sampling)
+        for reply in (plain, both, two, logits):
+            assert (reply.token, reply.log_probability) == drawn
+        for reply, count in ((both, 11), (two, 2)):
+            assert reply.top is not None
+            for found, expected in zip(reply.top, top_tokens(both.logits, count), strict=True):
+                np.testing.assert_array_equal(found, expected)
+        compute.close()
+
+    asyncio.run(main())
+
+
+def test_what_is_not_finite_fails_alone() -> None:
+    """A prediction and a score whose states overflow, beside ones of other sessions that do not."""
+
+    async def main() -> None:
+        network, engine, compute, done = make(token_spec("rnn_relu"))
+        network.slots.state.h[:, :2] = 3e38
+        one, two = np.ones(1, np.uint32), np.ones(2, np.uint32)
+        jobs = [Job(0, one, 5), Job(1, two, 5, score=True), Job(2, one, 0), Job(3, two, 0, score=True)]
+        behind = Job(0, one, 6)
+        for job in [*jobs, behind]:
+            engine.submit(job)
+        for job in (jobs[0], jobs[1], behind):
+            with pytest.raises(NotFiniteError):
+                await job.wait()
+        assert isinstance(await jobs[2].wait(), Prediction)
+        assert isinstance(await jobs[3].wait(), Scores)
+        assert done == [[jobs[2], jobs[3], jobs[0], behind, jobs[1]]]
+        compute.close()
+
+    asyncio.run(main())
+
+
+def test_a_long_score_ends_where_it_overflows() -> None:
+    async def main() -> None:
+        network, engine, compute, done = make(token_spec("rnn_relu"))
+        network.slots.state.h[:, 0] = 3e38
+        job = Job(0, np.ones(1_000, np.uint32), 0, score=True)
+        engine.submit(job)
+        with pytest.raises(NotFiniteError):
+            await job.wait()
+        assert done == [[job]]
+        assert job.offset < len(job.inputs)
         compute.close()
 
     asyncio.run(main())

@@ -29,7 +29,7 @@ def in_process(repository: Path, model: str, version: int, values: Any) -> pb.Pr
     network, lanes = Network(file.spec, file.tensors, slots=1), Lanes(file.spec)
     slot = network.slots.allocate()
     assert slot is not None
-    lanes.add(slot, values, position=len(values), sampling=Sampling())
+    lanes.add(slot, values, position=len(values), sampling=Sampling(), logits=model != "vectors")
     network.step(lanes)
     hidden = [pb.Hidden(values=layer) for layer in network.hidden(slot)]
     if model == "vectors":

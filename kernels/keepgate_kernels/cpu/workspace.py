@@ -83,7 +83,7 @@ class Workspace:
         width = int(end["width"])
         row["head_rows"] = min(TILE, max(ROWS, MOST_LOGITS // width))
         place("logits", int(row["head_rows"]) * width * 4 + LINE)
-            place("answers", make_work(int(end["size"])).nbytes)
+        place("answers", make_work(int(end["size"])).nbytes)
         place("plain", widest * 4)
         place("zeros", (widest + slack) * 4)
         place("own", OWN_BYTES)

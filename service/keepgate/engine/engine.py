@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import structlog
-from keepgate_kernels import Lanes, Network, top_tokens
+from keepgate_kernels import Lanes, Network
 from keepgate_kernels.spec import TokenInput
 
 from keepgate.engine.batcher import Batcher, Item
@@ -66,14 +66,13 @@ class ComputeThread:
 class _Batch:
     """Items in the lanes that compute them. Item i is in lane i."""
 
-    __slots__ = ("error", "hidden", "inputs", "items", "lanes", "overflowed")
+    __slots__ = ("error", "hidden", "inputs", "items", "lanes")
 
     def __init__(self, items: list[Item[Job]], lanes: Lanes) -> None:
         self.items = items
         self.lanes = lanes
         self.inputs = sum(item.steps for item in items)
         self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
-        self.overflowed: set[int] = set()  # items whose answers are not finite
         self.error: Exception | None = None
 
 
@@ -134,13 +133,16 @@ class Engine:
         try:
             for job, steps, last in items:
                 end = job.offset + steps
+                predict = last and not job.score
                 batch.lanes.add(
                     job.slot,
                     job.inputs[job.offset : end],
                     position=job.start + end,
                     sampling=job.sampling,
-                    predict=last and not job.score,
+                    predict=predict,
                     score=job.score,
+                    top_k=job.wants.top_k if predict else 0,
+                    logits=job.wants.logits and predict,
                 )
         except Exception as error:  # whatever it is, it must not end the engine
             batch.error = error
@@ -170,24 +172,10 @@ class Engine:
             for index, (job, _, last) in enumerate(batch.items):
                 if last and job.wants.hidden:
                     batch.hidden[index] = self._network.hidden(job.slot)
-            self._find_overflows(batch)
         except Exception as error:  # whatever it is, it must not end the engine
             batch.error = error
         else:
             self._cost.learn(batch.inputs, time.perf_counter() - begin)
-
-    def _find_overflows(self, batch: _Batch) -> None:
-        """All lanes at a time first: one overflow in a million batches must not cost the others."""
-        lanes = batch.lanes
-        if not np.isfinite(lanes.batch.values[: len(lanes), : lanes.head_size]).all():
-            for index, (job, _, last) in enumerate(batch.items):
-                # A lane that predicts nothing still holds the values of another batch.
-                if last and not job.score and not np.isfinite(lanes.outputs(index)).all():
-                    batch.overflowed.add(index)
-        if self._is_token_model and not np.isfinite(lanes.batch.scores[: lanes.inputs]).all():
-            for index, (job, _, _) in enumerate(batch.items):
-                if job.score and not np.isfinite(lanes.scores(index)).all():
-                    batch.overflowed.add(index)
 
     def _came_back(self, batch: _Batch) -> None:
         """Back on the loop: keep the compute thread busy first, then hand out the results."""
@@ -206,10 +194,13 @@ class Engine:
         if batch.error is not None:
             log.error("tick failed", sessions=len(batch.items), exc_info=batch.error)
             return self._fail(batch.items, ComputationError)
-        if not batch.overflowed:
+        lanes = batch.lanes
+        if lanes.all_finite:
             return self._batcher.finish(batch.items)
-        lost = [batch.items[index] for index in sorted(batch.overflowed)]
-        kept = [item for index, item in enumerate(batch.items) if index not in batch.overflowed]
+        kept: list[Item[Job]] = []
+        lost: list[Item[Job]] = []
+        for index, item in enumerate(batch.items):
+            (kept if lanes.is_finite(index) else lost).append(item)
         return self._batcher.finish(kept) + self._fail(lost, NotFiniteError)
 
     def _fail(self, items: list[Item[Job]], kind: type[ComputationError | NotFiniteError]) -> list[Job]:
@@ -256,7 +247,8 @@ class Engine:
         reply.token = lanes.token(index)
         reply.log_probability = lanes.log_probability(index)
         if job.wants.top_k:
-            reply.top = top_tokens(lanes.logits(index), job.wants.top_k)
+            tokens, log_probabilities = lanes.top(index)
+            reply.top = tokens.copy(), log_probabilities.copy()
         if job.wants.logits:
             reply.logits = lanes.logits(index).copy()
         return reply
