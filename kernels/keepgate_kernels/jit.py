@@ -108,9 +108,7 @@ def entry(function: Function) -> Function:
         return _njit(function, cache=True, nogil=True)
 
 
-def part(
-    fastmath: frozenset[str] = frozenset(), *, inline: bool = False
-) -> Callable[[Function], Function]:
+def part(fastmath: frozenset[str] = frozenset(), *, inline: bool = False) -> Callable[[Function], Function]:
     """Jit a function that only kernels call.
 
     inline: always put it into its callers' code. A call passes seven words for each array and counts a

@@ -11,7 +11,7 @@ from pathlib import Path
 import keepgate_kernels
 import numpy as np
 import pytest
-from keepgate_kernels import CellKind, Network, WeightsError, cpu_info
+from keepgate_kernels import PRECISIONS, CellKind, Network, WeightsError, cpu_info
 from keepgate_kernels.slots import Slots
 from keepgate_kernels.weights import fingerprint
 from support.random_models import feature_spec, random_tensors, token_spec
@@ -20,8 +20,8 @@ from support.random_models import feature_spec, random_tensors, token_spec
 def test_exported_names() -> None:
     assert sorted(keepgate_kernels.__all__) == [
         "CategoricalHead", "CellKind", "CellSpec", "CharacterTokenizer", "FeatureInput", "Lanes", "LayerSpec",
-        "LinearHead", "ModelSpec", "Network", "Sampling", "SpecError", "TokenInput", "WeightsError",
-        "cpu_info", "sample", "top_tokens",
+        "LinearHead", "ModelSpec", "Network", "PRECISIONS", "Sampling", "SpecError", "TokenInput",
+        "WeightsError", "cpu_info", "packed_bytes", "sample", "top_tokens",
     ]  # fmt: skip
     assert all(hasattr(keepgate_kernels, name) for name in keepgate_kernels.__all__)
 
@@ -91,9 +91,10 @@ def test_compile_leaves_the_slots_as_they_were() -> None:
     assert not network.hidden(slot)[0].any()
 
 
-def test_cpu_info_names_the_kernel() -> None:
+def test_cpu_info_names_the_rung() -> None:
     info = cpu_info()
-    assert info["kernel"].startswith("portable Numba")
+    assert info["rung"] in info["runs"].split(", ")
+    assert all(info[f"{precision}_kernel"] for precision in PRECISIONS)
     assert info["processor"]
 
 

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keepgate_kernels import PRECISIONS, CellKind, Lanes, ModelSpec, Network, Sampling, packed_bytes, reference
+from keepgate_kernels import (
+    PRECISIONS,
+    CellKind,
+    Lanes,
+    ModelSpec,
+    Network,
+    Sampling,
+    packed_bytes,
+    reference,
+)
 from keepgate_kernels.spec import TokenInput
 from numpy.typing import NDArray
 from support.random_models import Tensors, feature_spec, random_inputs, random_tensors, token_spec
@@ -38,7 +47,9 @@ def rounded_int8(matrix: NDArray[Any]) -> NDArray[np.float64]:
 
 def rounded(spec: ModelSpec, tensors: Tensors, precision: str) -> dict[str, Any]:
     """The tensors as products of that precision see them; a token's own products are folded in float32."""
-    matrices = [name for name in tensors if name.endswith(("weight_ih", "weight_hh", "projection", "head.weight"))]
+    matrices = [
+        name for name in tensors if name.endswith(("weight_ih", "weight_hh", "projection", "head.weight"))
+    ]
     if isinstance(spec.input, TokenInput):
         matrices.remove("layers.0.weight_ih")
     function = {"fp32": lambda matrix: matrix, "bf16": rounded_bf16, "int8": rounded_int8}[precision]
@@ -70,7 +81,10 @@ def test_a_step_from_exact_numbers(
     seen = rounded(spec, tensors, precision)
     network = Network(spec, tensors, slots=lanes, precision=precision)
     batch = Lanes(spec)
-    inputs, states = exact_numbers((lanes, size), precision, seed), exact_numbers((lanes, hidden), precision, seed + 1)
+    inputs, states = (
+        exact_numbers((lanes, size), precision, seed),
+        exact_numbers((lanes, hidden), precision, seed + 1),
+    )
     cells = np.random.default_rng(seed).standard_normal((lanes, hidden)).astype(np.float32)
     for lane in range(lanes):
         slot = network.slots.allocate()

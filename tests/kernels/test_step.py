@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keepgate_kernels import CellKind, Lanes, ModelSpec, Network, Sampling, TokenInput, reference, weights
+from keepgate_kernels import CellKind, Lanes, ModelSpec, Network, Sampling, TokenInput, reference
+from keepgate_kernels.cpu import packing, plan
 from support.random_models import Tensors, feature_spec, random_inputs, random_tensors, token_spec
 
 TOLERANCE = 5e-6
@@ -85,9 +86,9 @@ def test_sizes_around_vectors_and_blocks(kind: CellKind, hidden: int) -> None:
 def test_embedding_too_large_to_fold(kind: CellKind, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = token_spec(kind, hidden=(9, 5))
     tensors, inputs = random_tensors(spec), random_inputs(spec, (3, 4))
-    assert weights.pack(spec, tensors).plan[0, weights.INPUT_KIND] == weights.FOLDED
-    monkeypatch.setattr(weights, "MAX_TABLE_BYTES", 0)
-    assert weights.pack(spec, tensors).plan[0, weights.INPUT_KIND] == weights.EMBEDDED
+    assert packing.pack(spec, tensors, "fp32").ends["input_kind"] == plan.FOLDED
+    monkeypatch.setattr(packing, "MAX_TABLE_BYTES", 0)
+    assert packing.pack(spec, tensors, "fp32").ends["input_kind"] == plan.EMBEDDED
     check(spec, tensors, inputs)
 
 

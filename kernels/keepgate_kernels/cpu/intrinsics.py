@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 from keepgate_kernels.cpu.rungs import RUNG
 from keepgate_kernels.cpu.simd import I64, Body, Emitter, arity
 
+
 def intrinsic_of(body: Body) -> Any:
     """The body's code as a function that jitted code calls with intp arguments; returns intp."""
 

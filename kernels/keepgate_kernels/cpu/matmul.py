@@ -75,18 +75,21 @@ def product(dot: Dot, rows: int, vectors: int) -> Body:
             place = b.mul(index, I64(dot.group * dot.x_bytes))
             for step in range(UNROLL):
                 at = step * vectors * vector_bytes
-                w = [dot.load_w(e, e.offset(address, at + v * vector_bytes)) for v in range(vectors)]
-                for r in range(rows):
-                    piece = e.offset(b.add(rows_x[r], place), ROW_HEADER + step * dot.group * dot.x_bytes)
-                    sent = dot.load_x(e, piece)
-                    for v in range(vectors):
-                        n = step % sets * len(tiles) + r * vectors + v
-                        totals[n] = dot.add(e, totals[n], w[v], sent)
+                for part in range(dot.parts):
+                    w = [dot.load_w(e, e.offset(address, at + v * vector_bytes), part) for v in range(vectors)]
+                    for r in range(rows):
+                        first_k = e.offset(b.add(rows_x[r], place), ROW_HEADER + step * dot.group * dot.x_bytes)
+                        x_part = dot.load_x(e, first_k, part)
+                        for v in range(vectors):
+                            n = step % sets * len(tiles) + r * vectors + v
+                            totals[n] = dot.add(e, totals[n], w[v], x_part)
             return [*totals, e.offset(address, UNROLL * vectors * vector_bytes), e.offset(wanted, 2 * LINE)]
 
         *sums, _, _ = e.loop(steps, UNROLL, [*sums, first, ahead], iteration)
         if sets == 2:
-            sums = [b.add(one, other) for one, other in zip(sums[: len(tiles)], sums[len(tiles) :], strict=True)]
+            sums = [
+                b.add(one, other) for one, other in zip(sums[: len(tiles)], sums[len(tiles) :], strict=True)
+            ]
         for n, (r, v) in enumerate(tiles):
             result = Floats(e, sums[n])
             if dot.integer:

@@ -35,10 +35,22 @@ from keepgate_kernels.cpu.plan import (
     MATRIX,
 )
 from keepgate_kernels.cpu.rungs import RUNG
-from keepgate_kernels.spec import GATES, CellKind, FeatureInput, LayerSpec, ModelSpec, layer_tensors, peephole_gates
+from keepgate_kernels.spec import (
+    GATES,
+    CellKind,
+    FeatureInput,
+    LayerSpec,
+    ModelSpec,
+    layer_tensors,
+    peephole_gates,
+)
 from keepgate_kernels.weights import Float32, padded
 
 MAX_TABLE_BYTES = 64 << 20
+LEAD = LINE
+"""Bytes in front of the first block, which some kernels read over."""
+
+
 class Packed(NamedTuple):
     """weights: uint8 [*], starts at a cache line; layers: LAYER [L]; ends: ENDS [1]."""
 
@@ -52,7 +64,7 @@ class _Buffer:
 
     def __init__(self) -> None:
         self.pieces: list[tuple[int, NDArray[np.uint8]]] = []
-        self.length = 0
+        self.length = LEAD
 
     def add(self, values: NDArray[np.generic]) -> int:
         piece = np.ascontiguousarray(values).reshape(-1).view(np.uint8)

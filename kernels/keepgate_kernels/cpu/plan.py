@@ -22,7 +22,9 @@ KIND_CODES = {
     CellKind.GRU_RESET_BEFORE: GRU_RESET_BEFORE,
 }
 
-MATRIX = np.dtype([("offset", "<i8"), ("blocks", "<i8"), ("vectors", "<i8"), ("steps", "<i8"), ("stride", "<i8")])
+MATRIX = np.dtype(
+    [("offset", "<i8"), ("blocks", "<i8"), ("vectors", "<i8"), ("steps", "<i8"), ("stride", "<i8")]
+)
 """Packed weights: blocks of `vectors` vectors of outputs, `stride` bytes apart, with `steps` groups of k."""
 
 LAYER = np.dtype(

@@ -78,9 +78,7 @@ class Emitter:
 
     def load(self, address: ir.Value, vector: int = 0) -> Floats:
         """The float32 vector that lies `vector` vectors behind the address."""
-        return Floats(
-            self, self.load_as(self.vector(F32), self.offset(address, vector * self.vector_bytes))
-        )
+        return Floats(self, self.load_as(self.vector(F32), self.offset(address, vector * self.vector_bytes)))
 
     def store(self, value: Floats, address: ir.Value, vector: int = 0) -> None:
         """Store a float32 vector `vector` vectors behind the address."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from keepgate_kernels.cpu.dots import Dot
 from keepgate_kernels.cpu.matmul import header_bytes
 from keepgate_kernels.cpu.memory import LINE
-from keepgate_kernels.cpu.packing import MAX_TABLE_BYTES, linear_shape, slack_of_sums
+from keepgate_kernels.cpu.packing import LEAD, MAX_TABLE_BYTES, linear_shape, slack_of_sums
 from keepgate_kernels.cpu.rungs import RUNG
 from keepgate_kernels.cpu.simd import FLOAT_BYTES
 from keepgate_kernels.spec import GATES, CellKind, LayerSpec, ModelSpec, TokenInput, peephole_gates
@@ -19,7 +19,7 @@ def packed_bytes(spec: ModelSpec, precision: str) -> int:
     """
     check_precision(precision)
     dot = RUNG.dot(precision)
-    total, inner = 0, spec.input_size
+    total, inner = LEAD, spec.input_size
     for layer in spec.layers:
         total += _layer(layer, padded(inner), dot)
         inner = layer.output_size

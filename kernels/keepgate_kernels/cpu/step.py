@@ -22,6 +22,7 @@ from keepgate_kernels.cpu.phase import LANES, LINEAR, TILE, VECTOR_BYTES
 from keepgate_kernels.cpu.plan import ABSENT, EMBEDDED, ENDS, FEATURES, FOLDED, GRU_RESET_BEFORE, LAYER
 from keepgate_kernels.cpu.rows import copy, is_finite
 from keepgate_kernels.cpu.sharing import OPEN, help_until_closed, run_alone, run_shared, store
+from keepgate_kernels.cpu.vectors import memory_at
 from keepgate_kernels.jit import entry, part
 from keepgate_kernels.lanes import LANE
 
@@ -32,7 +33,12 @@ _reset, _gru_reset_before = intrinsic_of(cells.reset), intrinsic_of(cells.gru_re
 
 @part(inline=True)
 def _convert(work, bounded, source, target, count):
-    call_three(int64s(work.phase.native, PRODUCTS)[CONVERT_BOUNDED if bounded else CONVERT_UNBOUNDED], source, target, count)
+    call_three(
+        int64s(work.phase.native, PRODUCTS)[CONVERT_BOUNDED if bounded else CONVERT_UNBOUNDED],
+        source,
+        target,
+        count,
+    )
 
 
 @part(inline=True)
@@ -270,8 +276,8 @@ def _score(net, batch, work, rows):
             lane = lanes[scored]
             if batch.lanes[lane].score:
                 record, token = batch.lanes[lane], batch.tokens[places[scored]]
-                row = work.logits + done * width * 4
-                score(record, batch.pool, row, size, places[scored] - record.offset, token)
+                logits = memory_at(work.logits + done * width * 4)
+                score(record, memory_at(batch.pool), logits, size, places[scored] - record.offset, token)
                 done += 1
 
 
@@ -297,7 +303,8 @@ def _predict(net, batch, work, first, last, begin, end):
         for answered in range(from_lane, lane):
             record = batch.lanes[answered]
             if record.predict and begin < record.steps <= end:
-                answer(record, batch.pool, work.logits + done * width * 4, size, draws, work.answers)
+                logits = memory_at(work.logits + done * width * 4)
+                answer(record, memory_at(batch.pool), logits, size, draws, memory_at(work.answers))
                 done += 1
 
 

@@ -161,6 +161,12 @@ def _address(typing: Any, array: Any, start: Any) -> Any:
 address: Any = intrinsic(_address)
 
 
+@_operation(memory, types.int64)
+def memory_at(builder: Any, place: Any) -> Any:
+    """The address that an integer tells."""
+    return builder.inttoptr(place, _FLOAT.as_pointer())
+
+
 @_operation(memory, memory, types.int64)
 def offset(builder: Any, pointer: Any, count: Any) -> Any:
     """The address `count` float32 elements on."""

@@ -17,7 +17,21 @@ from keepgate_kernels.cpu.sharing import CONTROL_BYTES, OPEN
 from keepgate_kernels.slots import State
 
 NETWORK = np.dtype(
-    [(name, "<i8") for name in ("native", "weights", "layers", "ends", "depth", "h", "c", "h_stride", "c_stride", "slots")]
+    [
+        (name, "<i8")
+        for name in (
+            "native",
+            "weights",
+            "layers",
+            "ends",
+            "depth",
+            "h",
+            "c",
+            "h_stride",
+            "c_stride",
+            "slots",
+        )
+    ]
 )
 """Addresses of the table of `native`, of the packed weights, of LAYER [L], ENDS [1] and of the state; strides in bytes."""
 
@@ -87,7 +101,16 @@ class Workspace:
         place("plain", widest * 4)
         place("zeros", (widest + slack) * 4)
         place("own", OWN_BYTES)
-        for name in ("row_lane", "row_place", "latest", "before", "cells", "starts", "second_starts", "listed"):
+        for name in (
+            "row_lane",
+            "row_place",
+            "latest",
+            "before",
+            "cells",
+            "starts",
+            "second_starts",
+            "listed",
+        ):
             place(name, TILE * 8)
         place("first_rows", (TILE + 1) * 8)
         self._control = place("control", CONTROL_BYTES)
