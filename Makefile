@@ -84,6 +84,17 @@ proto-diff: ## Fail if the committed stubs are not those of the .proto files
 bench-rpc: $(VENV)/runtime ## Measure round trips beside a bare gRPC echo server
 	$(BIN)/python benchmarks/rpc.py
 
+# The spelling of torch matters: with a bare name pip fetches gigabytes of libraries for GPUs.
+PEERS := torch==2.13.0 onnx onnxruntime==1.32.0 openvino==2026.4.1 matplotlib
+
+$(VENV)/peers: $(VENV)/development
+	$(PIP) install --constraint constraints.txt $(PEERS)
+	@touch $@
+
+.PHONY: bench-kernels
+bench-kernels: $(VENV)/peers ## Measure the kernels beside PyTorch, ONNX Runtime and OpenVINO
+	$(BIN)/python benchmarks/kernels.py $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what the other targets made
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
