@@ -21,16 +21,9 @@ from typing import Annotated, Any
 import typer
 from keepgate_kernels import CellKind
 from kernel_bench import tables
+from kernel_bench.files import DOCUMENT, PART, PLOT, RESULTS, with_figures
 from kernel_bench.machine import machine
-from kernel_bench.roofline import draw
 from rich.console import Console
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "kernels.json"
-PART = ROOT / "build" / "kernels.json"
-DOCUMENT = ROOT / "docs" / "performance.md"
-PLOT = ROOT / "docs" / "performance-roofline.png"
-BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
 
 CELLS = ["lstm", "gru"]
 HIDDEN = [128, 256, 512, 1024]
@@ -67,15 +60,6 @@ def measure(cells: list[str], hidden: list[int], batches: list[int], rounds: int
     }
     document["seconds"] = round(time.perf_counter() - begin)
     return document
-
-
-def write_document(document: dict[str, Any]) -> None:
-    """Put the tables into docs/performance.md, between its two marks."""
-    before, mark, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise SystemExit(f"{DOCUMENT.name} has lost its marks {BEGIN.strip()} and {END.strip()}")
-    DOCUMENT.write_text(before + BEGIN + "\n" + tables.in_markdown(document) + "\n" + END + after)
 
 
 def show(document: dict[str, Any]) -> None:
@@ -116,10 +100,12 @@ def main(
         )
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(document, indent=1) + "\n")
+    from kernel_bench.roofline import draw  # noqa: PLC0415 - needs Matplotlib
+
     show(document)
     if out == RESULTS:
         draw(document, PLOT)
-        write_document(document)
+        DOCUMENT.write_text(with_figures(DOCUMENT.read_text(), document))
     else:
         draw(document, out.with_suffix(".png"))
     if document["wrong"]:

@@ -13,13 +13,18 @@ from keepgate_kernels import cpu_info
 from kernel_bench import loops
 
 PACKAGES = ("keepgate-kernels", "numba", "llvmlite", "numpy", "torch", "onnxruntime", "openvino")
+PROCESSOR = ("processor", "llvm_cpu", "vector_features")
+NO_KERNEL = ("kernel_cache", "python", "numba", "llvmlite", "numpy")
+"""What else `cpu_info` tells that is said elsewhere here, or is a folder of this machine."""
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 def machine() -> dict[str, Any]:
     """Processor, caches, libraries, and how busy the machine was before."""
+    info = cpu_info()
     return {
-        **{name: cpu_info()[name] for name in ("processor", "llvm_cpu", "vector_features", "kernel")},
+        **{name: info[name] for name in PROCESSOR},
+        "kernels": {name: value for name, value in info.items() if name not in {*PROCESSOR, *NO_KERNEL}},
         "cores": len(os.sched_getaffinity(0)),
         "caches": caches(),
         "vector_bits": 8 * loops.VECTOR_BYTES,
@@ -40,11 +45,12 @@ def caches() -> dict[str, str]:
 
 
 def in_words(facts: dict[str, Any]) -> str:
-    """One sentence on the machine, one on the libraries."""
+    """A sentence each on the machine, the kernels chosen for it, and the libraries."""
     sizes = ", ".join(f"{name} {size}" for name, size in facts["caches"].items())
+    kernels = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts["kernels"].items())
     packages = ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
     return (
         f"{facts['processor']} ({facts['llvm_cpu']}), {facts['cores']} cores, {sizes}; vectors of "
-        f"{facts['vector_bits']} bits; {facts['vector_features']}; kernels: {facts['kernel']}. "
+        f"{facts['vector_bits']} bits; {facts['vector_features']}. Keepgate's kernels: {kernels}. "
         f"Python {facts['python']}, {packages}."
     )

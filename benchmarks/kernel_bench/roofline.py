@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter
 
 from kernel_bench import figures
 from kernel_bench.figures import PRECISIONS, Case
-from kernel_bench.problem import OURS
+from kernel_bench.problem import OURS, PEAK
 from kernel_bench.tables import TITLES
 
 matplotlib.use("Agg")
@@ -27,6 +27,8 @@ matplotlib.use("Agg")
 # Okabe and Ito's palette, told apart by colour-blind readers, and markers for print.
 STYLES = {"fp32": ("#0072B2", "o"), "bf16": ("#009E73", "^"), "int8": ("#D55E00", "s")}
 PANEL_INCHES = (3.1, 2.9)
+LEGEND_INCHES = 1.7
+"""Width of an entry of the legend."""
 MARGIN = 1.6
 """Room beyond the outermost points, as a factor."""
 
@@ -53,7 +55,10 @@ def draw(document: dict[str, Any], path: Path) -> None:
         row[0].set_ylabel("GOP/s")
     for axes in grid[-1]:
         axes.set_xlabel("operations a byte")
-    figure.legend(handles=_legend(document), loc="outside upper center", ncols=6, frameon=False, fontsize=9)
+    columns = max(1, int(figure.get_figwidth() / LEGEND_INCHES))
+    figure.legend(
+        handles=_legend(document), loc="outside upper center", ncols=columns, frameon=False, fontsize=9
+    )
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 
@@ -98,6 +103,9 @@ def _panel(axes: Axes, cases: list[Case], span: tuple[float, float]) -> None:
 
 
 def _roof(axes: Axes, cases: list[Case], precision: str, span: tuple[float, float]) -> None:
+    """A precision's limit; bf16 without an instruction of its own has fp32's, which is drawn already."""
+    if not any(figures.find(case, PEAK, precision) for case in cases):
+        return
     rates = [rate for case in cases if (rate := figures.bandwidth(case, precision)) is not None]
     peaks = [rate / 1e3 for case in cases if (rate := figures.peak_rate(case, precision)) is not None]
     if not rates or not peaks:

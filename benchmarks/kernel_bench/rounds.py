@@ -16,6 +16,12 @@ SERIES_SECONDS = 0.006
 """How long one measurement lasts, where a single call does not take longer: long against the clock and what
 the previous contender left in the caches, short enough for many rounds."""
 
+UNDISTURBED = 0.98
+"""Share of a processor from which on a series counts as undisturbed."""
+ATTEMPTS = 4
+RETRY_SECONDS = 0.1
+"""How often, and for how long, a disturbed series is repeated."""
+
 QUALIFYING_SERIES = 5
 MOST_CALLS = 1 << 20
 
@@ -35,23 +41,35 @@ class Timing:
         return cls(float(middle), float(lower), float(upper), len(seconds))
 
 
-def seconds_of(contender: Contender, calls: int) -> float:
-    """Seconds of one step, from a series of calls."""
+def series(contender: Contender, calls: int) -> tuple[float, float]:
+    """Seconds of one step from a series of calls, and the share of the time that the process was running."""
     call = contender.call
     with contender.context():
         call()  # brings weights and code back into the caches after the contender before
-        begin = time.perf_counter()
+        busy, begin = time.process_time(), time.perf_counter()
         for _ in range(calls):
             call()
-        end = time.perf_counter()
-    return (end - begin) / (calls * contender.steps)
+        seconds, busy = time.perf_counter() - begin, time.process_time() - busy
+    return seconds / (calls * contender.steps), busy / seconds
+
+
+def undisturbed(contender: Contender, calls: int) -> float:
+    """Seconds of one step, from a series in which no other process took the processor, if there is one."""
+    attempts: list[tuple[float, float]] = []
+    deadline = time.perf_counter() + RETRY_SECONDS
+    while len(attempts) < ATTEMPTS and time.perf_counter() < deadline:
+        seconds, share = series(contender, calls)
+        if share >= UNDISTURBED:
+            return seconds
+        attempts.append((share, seconds))
+    return max(attempts)[1]
 
 
 def calls_for(contender: Contender, seconds: float = SERIES_SECONDS) -> int:
     """Calls that last about `seconds`, at least one."""
     calls = 1
     while calls < MOST_CALLS:
-        each = seconds_of(contender, calls) * contender.steps
+        each = series(contender, calls)[0] * contender.steps
         if each * calls > seconds / 4:
             return max(1, round(seconds / each))
         calls *= 4
@@ -78,7 +96,7 @@ def alternate(contenders: Sequence[Contender], rounds: int) -> list[Timing]:
         for _ in range(rounds):
             shuffle(order)
             for index in order:
-                samples[index].append(seconds_of(contenders[index], calls[index]))
+                samples[index].append(undisturbed(contenders[index], calls[index]))
     finally:
         if collecting:
             gc.enable()
