@@ -299,7 +299,7 @@ def machine() -> dict[str, Any]:
         "load_average_before": os.getloadavg()[0],
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
-        **{name: cpu_info()[name] for name in ("processor", "kernel")},
+        **{name: cpu_info()[name] for name in ("processor", "rung")},
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
-from keepgate_kernels import CellKind
+from keepgate_kernels import PRECISIONS, CellKind
 
 from kernel_bench import limits, ours, tokens
 from kernel_bench.peers import onnx_runtime, openvino, pytorch
@@ -30,7 +30,7 @@ class Measurement:
         problem = Problem.random(kind, hidden, batch)
         where = f"{kind.value} H={hidden} batch={batch}"
         chosen: list[tuple[Contender, float]] = []
-        for precision in ours.PRECISIONS:
+        for precision in PRECISIONS:
             chosen += self._checked(ours.contenders(problem, precision), where)
         for peer in PEERS:
             for precision in peer.PRECISIONS:
@@ -56,7 +56,7 @@ class Measurement:
     def token_case(self) -> dict[str, Any]:
         """The figures of the token model."""
         chosen: list[tuple[Contender, float]] = []
-        for precision in ours.PRECISIONS:
+        for precision in PRECISIONS:
             chosen += self._checked(tokens.contenders(precision), "token model")
         return {
             "description": tokens.description(),

@@ -125,5 +125,7 @@ class Network:
         lanes = Lanes(self.spec, max_lanes=1, max_inputs=1)
         lanes.add(slot, inputs, position=1, sampling=Sampling(), score=takes_tokens)
         self.step(lanes)
+        if self._crew is not None:
+            self._crew.compile(self._workspace())
         self.slots.release(slot)
         return time.perf_counter() - begin

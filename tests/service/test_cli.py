@@ -262,9 +262,9 @@ def test_sessions(ask: Ask, client: Client) -> None:
 
 def test_info_asks_no_server() -> None:
     facts = json.loads(keepgate("info", "--json", KEEPGATE_SERVER="127.0.0.1:1").stdout)
-    assert facts["kernel"] == cpu_info()["kernel"]
+    assert facts["rung"] == cpu_info()["rung"]
     assert {"python", "numba", "llvmlite", "numpy", "grpcio", "keepgate"} <= set(facts)
-    assert facts["kernel"] in keepgate("info").stdout
+    assert facts["rung"] in keepgate("info").stdout
     assert tuple(facts["precisions"].split()) == PRECISIONS
     assert int(facts["usable_cores"]) >= 1
 

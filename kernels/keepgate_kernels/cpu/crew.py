@@ -42,6 +42,11 @@ class Crew:
             workspace.share(False)
             self._busy.release()
 
+    def compile(self, workspace: Workspace) -> None:
+        """Compile what helpers run, which a work space that is closed to them ends at once."""
+        own = aligned(OWN_BYTES)
+        assist(workspace.record, address_of(own))
+
     def close(self) -> None:
         """End the threads."""
         self._finalizer()
