@@ -10,13 +10,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keepgate_kernels import Sampling, reference, sample, top_tokens
+from keepgate_kernels.cpu import answers, powers, vectors
 from keepgate_kernels.cpu.philox import philox, uniform
+from keepgate_kernels.jit import part
 
 SIZES = [1, 2, 15, 16, 17, 78, 1_000, 50_000]
 """Vocabularies around whole vectors of 16, the bundled models', and large ones."""
 
 MARGIN = 2e-6
 """Share of the mass by which float32 powers may move the border between two tokens."""
+
+
+GREATEST_UNIFORM = 1 - 2.0**-53
+
+
+@part()
+def _pick(row: Any, work: Any, u: Any) -> Any:
+    place, space = vectors.address(row, 0), vectors.address(work, 0)
+    largest, _ = powers.survey(place, row.size)
+    _, mass = powers.weigh(place, row.size, largest, np.float32(1), space)
+    return answers._pick(space, row.size, mass, u)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +180,8 @@ def test_equal_logits_rank_by_token() -> None:
         assert {sample(logits, p, sampling)[0] for p in range(100)} == {0, 1}
     both = {sample(logits, p, Sampling(temperature=1.0, top_k=4, top_p=0.5))[0] for p in range(100)}
     assert both == {0, 1}
+    least = {sample(logits, p, Sampling(temperature=1.0, top_p=1e-60))[0] for p in range(100)}
+    assert least == {0}
 
 
 def chi_square(draws: list[int], expected: np.ndarray) -> float:
@@ -230,21 +245,28 @@ def test_a_rare_token_keeps_its_share() -> None:
         assert token_at(logits, inside) == token
 
 
+def test_borders_between_tokens() -> None:
+    """A uniform number on a border draws the token after it; the greatest draws the last."""
+    for size in (1, 2, 16, 32, 64):  # powers of two, so that every border is a float64
+        drawn = [token_at(np.zeros(size, np.float32), n / size) for n in range(size)]
+        assert drawn == list(range(size))
+        assert token_at(np.zeros(size, np.float32), GREATEST_UNIFORM) == size - 1
+
+
+def test_the_greatest_uniform_number_draws_the_last_token() -> None:
+    rng = np.random.default_rng(0)
+    for size in range(1, 200):
+        assert token_at(rng.standard_normal(size).astype(np.float32), GREATEST_UNIFORM) == size - 1
+    totals = np.concatenate([rng.uniform(1, 2**20, 100_000), np.exp2(np.arange(21))])
+    for total in (totals, np.nextafter(totals, np.inf), np.nextafter(totals, 0)):
+        assert (GREATEST_UNIFORM * total < total).all()
+
+
 def token_at(logits: np.ndarray, u: float) -> int:
     """The token drawn at temperature 1 for a uniform number of one's own."""
-    from keepgate_kernels.cpu import answers, powers, vectors
-    from keepgate_kernels.jit import part
-
-    @part()
-    def pick(row: np.ndarray, work: np.ndarray, u: float) -> Any:
-        place, space = vectors.address(row, 0), vectors.address(work, 0)
-        largest, _ = powers.survey(place, row.size)
-        _, mass = powers.weigh(place, row.size, largest, np.float32(1), space)
-        return answers._pick(space, row.size, u * mass)
-
     padded = np.zeros(-(-logits.size // 16) * 16, np.float32)
     padded[: logits.size] = logits
-    return int(pick(padded[: logits.size], powers.make_work(logits.size), u))
+    return int(_pick(padded[: logits.size], powers.make_work(logits.size), u))
 
 
 def test_top_k_of_the_whole_vocabulary_keeps_all() -> None:

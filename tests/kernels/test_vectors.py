@@ -135,6 +135,18 @@ def test_first_beyond(values: list[float]) -> None:
         assert _first_beyond(x, target) == (found[0] if found.size else np.flatnonzero(x)[-1])
 
 
+def test_first_beyond_never_finds_a_zero() -> None:
+    """Numbers so far apart that a sum over a zero can differ, by rounding, from the sum before it."""
+    rng = np.random.default_rng(0)
+    tiny = 2.0**-53
+    for _ in range(500):
+        x = rng.choice(np.array([0, 0, 0, 1, tiny, tiny, 1.5 * tiny, 2 * tiny], np.float32), 16)
+        x[rng.integers(16)] = 1
+        sums = np.cumsum(x.astype(np.float64))
+        for target in np.concatenate([sums, np.nextafter(sums, 0), np.nextafter(sums, 99)]):
+            assert x[_first_beyond(x, target)] > 0
+
+
 def test_arrays_that_are_not_contiguous_are_refused() -> None:
     with pytest.raises(Exception, match="expected it contiguous"):
         _survey(np.zeros(64, np.float32)[::2])

@@ -38,8 +38,6 @@ from keepgate_kernels.jit import part
 
 _LEAST_TEMPERATURE = np.float32(1e-6)
 """Below it the most probable token has all of the mass already; keeps 1 / temperature finite."""
-_BELOW_ONE = 1.0 - 2.0**-52
-"""A total times this is less than the total, however the product is rounded."""
 
 
 @part(inline=True)
@@ -54,8 +52,9 @@ def _most_probable(row, size, largest):
 
 
 @part(inline=True)
-def _pick(work, size, target):
-    """The token at which the running sum of powers exceeds `target`, 0 <= target < the sum of all."""
+def _pick(work, size, mass, u):
+    """The token at which the running sum of powers, `mass` in all, exceeds its share u, in [0, 1)."""
+    target = u * mass  # below mass though it is rounded, since u is at most 1 - 2**-53
     vector = 0
     for n in range(vectors_of(size)):
         vector += load_double(work, sums_at(size, n)) <= target
@@ -79,7 +78,7 @@ def _draw(row, size, largest, position, option, work):
         if 0 < option.top_k < size or option.top_p < ONE:
             mass = truncate(row, size, largest, option, work)
         u = uniform(option.seed, position)
-        token = _pick(work, size, u * (mass * _BELOW_ONE))
+        token = _pick(work, size, mass, u)
     return token, log_total
 
 
