@@ -3,8 +3,13 @@
 # mypy: allow-untyped-calls
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -145,6 +150,39 @@ def test_first_beyond_never_finds_a_zero() -> None:
         sums = np.cumsum(x.astype(np.float64))
         for target in np.concatenate([sums, np.nextafter(sums, 0), np.nextafter(sums, 99)]):
             assert x[_first_beyond(x, target)] > 0
+
+
+DRAWS = """
+import hashlib
+import numpy as np
+from keepgate_kernels import Sampling, sample, top_tokens
+
+rng, digest = np.random.default_rng(0), hashlib.sha256()
+for size in (1, 17, 78, 1_000, 20_000):
+    for position in range(20):
+        logits = (rng.standard_normal(size) * 3).astype(np.float32)
+        for options in ({}, {"temperature": 0.8}, {"temperature": 1.0, "top_k": 40, "top_p": 0.9}):
+            digest.update(repr(sample(logits, position, Sampling(**options))).encode())
+        for column in top_tokens(logits, min(size, 40)):
+            digest.update(column.tobytes())
+print(digest.hexdigest())
+"""
+AVX2 = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+fma,+lzcnt,+popcnt,+sse4.2",
+}
+HOST = llvmlite.binding.get_host_cpu_features()
+
+
+@pytest.mark.skipif(not (HOST.get("avx512f") and HOST.get("fma")), reason="needs a processor with AVX-512")
+def test_vectors_of_half_the_width_give_the_same_bits(tmp_path: Path) -> None:
+    found = set()
+    for name, changes in (("native", {}), ("avx2", AVX2)):
+        environment = os.environ | changes | {"KEEPGATE_KERNEL_CACHE": str(tmp_path / name)}
+        command = [sys.executable, "-c", DRAWS]
+        result = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=300)
+        found.add(result.stdout)
+    assert len(found) == 1
 
 
 def test_arrays_that_are_not_contiguous_are_refused() -> None:
