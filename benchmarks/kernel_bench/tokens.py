@@ -14,6 +14,7 @@ from keepgate_kernels import (
     Lanes,
     LayerSpec,
     ModelSpec,
+    Network,
     Sampling,
     TokenInput,
     reference,

@@ -111,7 +111,9 @@ def test_any_batch_any_split_and_any_number_of_threads(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", CellKind)
-def test_a_thousand_units_at_one_thread_and_two(kind: CellKind, precision: str, sharing_at_once: None) -> None:
+def test_a_thousand_units_at_one_thread_and_two(
+    kind: CellKind, precision: str, sharing_at_once: None
+) -> None:
     spec = feature_spec(kind, size=100, hidden=(1000,))
     tensors, sequences = random_tensors(spec), random_inputs(spec, (9, 2))
     alone = answers(Network(spec, tensors, slots=9, precision=precision), sequences, 1, 1)

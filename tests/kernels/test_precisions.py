@@ -36,13 +36,15 @@ WITH_CELL_STATE = (CellKind.LSTM, CellKind.CIFG)
 def rounded_bf16(values: NDArray[Any]) -> NDArray[np.float64]:
     """To eight significant bits, to nearest, ties to even."""
     mantissa, exponent = np.frexp(values.astype(np.float64))
-    return np.ldexp(np.rint(mantissa * 256) / 256, exponent)
+    result: NDArray[np.float64] = np.ldexp(np.rint(mantissa * 256) / 256, exponent)
+    return result
 
 
 def rounded_int8(matrix: NDArray[Any]) -> NDArray[np.float64]:
     """To multiples of a 127th of the largest magnitude of a row, an output's weights."""
     scale = np.abs(matrix).max(axis=1, keepdims=True).astype(np.float64) / 127
-    return np.rint(matrix / np.where(scale > 0, scale, 1)) * scale
+    result: NDArray[np.float64] = np.rint(matrix / np.where(scale > 0, scale, 1)) * scale
+    return result
 
 
 def rounded(spec: ModelSpec, tensors: Tensors, precision: str) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def test_several_steps_of_several_layers(
     kind: CellKind, precision: str, hidden: list[int], tokens: bool, projection: int, seed: int
 ) -> None:
     make = token_spec if tokens else feature_spec
-    options = {"projection": projection} if kind in WITH_CELL_STATE else {}
+    options: dict[str, Any] = {"projection": projection} if kind in WITH_CELL_STATE else {}
     spec = make(kind, hidden=tuple(hidden), **options)
     tensors = random_tensors(spec, seed)
     seen = rounded(spec, tensors, precision)

@@ -97,14 +97,18 @@ def test_any_rung_that_runs_here_can_be_chosen() -> None:
 
 
 def test_an_unknown_rung_is_refused() -> None:
-    with pytest.raises(RungError, match="KEEPGATE_CPU: got 'sse9', expected one of avx512-bf16, avx512-vnni"):
+    with pytest.raises(
+        RungError, match=r"KEEPGATE_CPU: got 'sse9', expected one of avx512-bf16, avx512-vnni"
+    ):
         choose("sse9")
 
 
 def test_a_rung_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rungs, "host_features", lambda: frozenset({"avx2", "fma"}))
     assert [rung.name for rung in available()] == ["avx2", "portable"]
-    with pytest.raises(RungError, match="'avx512', which needs avx512bw .*; this processor runs avx2, portable"):
+    with pytest.raises(
+        RungError, match=r"'avx512', which needs avx512bw .*; this processor runs avx2, portable"
+    ):
         choose("avx512")
 
 

@@ -14,14 +14,15 @@ from llvmlite import ir
 
 from keepgate_kernels.cpu.simd import F32, I8, I16, I32, Emitter, Floats
 
+
 @dataclass(frozen=True)
 class Dot:
     """One way to multiply.
 
     group: consecutive k of a step. parts: instructions that take up a step's products, for one vector of
-    outputs. x_kind: how a row of x is stored. w_bits: bits of a weight. integer: whether x and the weights are
-    quantised and sums are int32. zero_point: what is added to the integers of x, for instructions that want
-    one factor unsigned.
+    outputs. x_kind: how a row of x is stored. w_bits: bits of a weight. integer: whether x and the weights
+    are quantised and sums are int32. zero_point: what is added to the integers of x, for instructions that
+    want one factor unsigned.
     load_x(emitter, address, part): what of x is sent to all lanes. load_w(emitter, address, part).
     add(emitter, sum, w, x).
     """
@@ -69,7 +70,7 @@ def _word_w(e: Emitter, address: ir.Value, part: int) -> ir.Value:
     return e.load_as(e.vector(I32), address)
 
 
-class _BFloat(ir.Type):  # llvmlite has none
+class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has none
     """LLVM's bfloat."""
 
     def _to_string(self) -> str:
@@ -92,8 +93,8 @@ BF16_DOT = Dot("vdpbf16ps", 2, "bf16", 16, _word_x, _word_w, _bf16_dot)
 
 
 def _half_w(e: Emitter, address: ir.Value, part: int) -> ir.Value:
-    """A bfloat16 is the upper half of a float32. The odd ones are the upper halves of the words; the even ones
-    too, two bytes earlier, for which the bytes in front of the weights must be there to read."""
+    """A bfloat16 is the upper half of a float32. The odd ones are the upper halves of the words; the even
+    ones too, two bytes earlier, for which the bytes in front of the weights must be there to read."""
     words = e.load_as(e.vector(I32), e.offset(address, 2 * part - 2))
     return e.from_bits(e.builder.and_(words, e.integers(0xFFFF0000))).value
 

@@ -15,14 +15,14 @@ from keepgate_kernels.cpu.simd import I64, Body, Emitter, arity
 def intrinsic_of(body: Body) -> Any:
     """The body's code as a function that jitted code calls with intp arguments; returns intp."""
 
-    def typed(_context, *arguments):  # type: ignore[no-untyped-def]
+    def typed(_context, *arguments):
         return types.intp(*arguments), _generator(body)
 
     return _intrinsic(typed, body.__name__, arity(body))
 
 
 def _generator(body: Body) -> Any:
-    def generate(_context, builder, _signature, values):  # type: ignore[no-untyped-def]
+    def generate(_context, builder, _signature, values):
         result = body(Emitter(builder, RUNG.lanes, RUNG.fused), *values)
         return I64(0) if result is None else result
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from keepgate_kernels.cpu.dots import Dot
-from keepgate_kernels.cpu.simd import F32, I32, I64, Body, Emitter, Floats
+from keepgate_kernels.cpu.simd import I32, I64, Body, Emitter, Floats
 
 ROW_HEADER = 64
 """Bytes in front of a row of x: its scale, and padding to a cache line."""
@@ -76,9 +76,13 @@ def product(dot: Dot, rows: int, vectors: int) -> Body:
             for step in range(UNROLL):
                 at = step * vectors * vector_bytes
                 for part in range(dot.parts):
-                    w = [dot.load_w(e, e.offset(address, at + v * vector_bytes), part) for v in range(vectors)]
+                    w = [
+                        dot.load_w(e, e.offset(address, at + v * vector_bytes), part) for v in range(vectors)
+                    ]
                     for r in range(rows):
-                        first_k = e.offset(b.add(rows_x[r], place), ROW_HEADER + step * dot.group * dot.x_bytes)
+                        first_k = e.offset(
+                            b.add(rows_x[r], place), ROW_HEADER + step * dot.group * dot.x_bytes
+                        )
                         x_part = dot.load_x(e, first_k, part)
                         for v in range(vectors):
                             n = step % sets * len(tiles) + r * vectors + v

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import carray, types  # type: ignore[attr-defined]
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -18,8 +18,8 @@ LINE = 64
 
 
 @intrinsic
-def _pointer(context, address):  # type: ignore[no-untyped-def]
-    def generate(_context, builder, _signature, values):  # type: ignore[no-untyped-def]
+def _pointer(context, address):
+    def generate(_context, builder, _signature, values):
         return builder.inttoptr(values[0], ir.PointerType())
 
     return types.voidptr(types.intp), generate

@@ -59,12 +59,12 @@ def _compiled(body: Body, name: str) -> Any:
         return numba.cfunc(signature, cache=True)(function)
 
 
-def _three(a, b, c):  # type: ignore[no-untyped-def]
-    code(a, b, c)  # type: ignore[name-defined]  # noqa: F821
+def _three(a, b, c):
+    code(a, b, c)  # noqa: F821
 
 
-def _eight(a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
-    code(a, b, c, d, e, f, g, h)  # type: ignore[name-defined]  # noqa: F821
+def _eight(a, b, c, d, e, f, g, h):
+    code(a, b, c, d, e, f, g, h)  # noqa: F821
 
 
 def _call(e: Emitter, function: ir.Value, *arguments: ir.Value) -> None:

@@ -32,7 +32,6 @@ from keepgate_kernels.cpu.plan import (
     FOLDED,
     KIND_CODES,
     LAYER,
-    MATRIX,
 )
 from keepgate_kernels.cpu.rungs import RUNG
 from keepgate_kernels.spec import (

@@ -1,7 +1,7 @@
 """One phase of a step: the same work for every block of a matrix, by one thread or by several.
 
 In a phase of a cell, a block's products are turned into new state at once, while they are in the first-level
-cache; a linear phase stores them. No block needs another, so any thread may do any block in any order.
+cache; a linear phase stores them. No block needs another: any thread may do any block, in any order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VECTOR_BYTES = LANES * FLOAT_BYTES
 BUFFER_ROW = MOST_VECTORS * VECTOR_BYTES
 """Bytes of one row's sums of one block."""
 OWN_BYTES = TILE * (BUFFER_ROW + 8)
-"""A thread's own memory: sums of up to TILE pairs of block and row, then int64 [TILE], what they start from."""
+"""A thread's own memory: sums of up to TILE pairs of block and row, then int64 [TILE], their starts."""
 
 MOST_BLOCKS = 8
 """Blocks of a group; more would keep a second thread from its share."""
@@ -57,13 +57,15 @@ PHASE = np.dtype(
         ("backwards", "<i8"),
     ]
 )
-"""kind: of the cell, or LINEAR. native: address of the table of
-`native`. weights: address. x: an input product to add first, or its offset is ABSENT.
-h: the product of all phases. *_rows, *_stride: converted rows, address and bytes. starts: address of int64
-[rows], the addresses of what sums start from. block: float32 numbers of a start row a block. units: vectors of
-units in all. options: address. before, cells: addresses of int64 [rows], addresses of h and c. out, out_stride:
-float32 rows of new h, or of outputs. backwards: 1 if blocks are taken last first (then the next to prefetch
-lies before)."""
+"""kind: of the cell, or LINEAR. native: address of `native`'s table. weights: address of the packed weights.
+
+x: an input product to add first, or its offset is ABSENT. h: the product that every phase has. x_rows, h_rows:
+address of converted rows; x_stride, h_stride: bytes from one to the next.
+starts: address of int64 [rows], the addresses of what sums start from; block: float32 numbers of it a block.
+units: vectors of units in all. options: address of peepholes and clip, or ABSENT. before, cells: addresses of
+int64 [rows], the addresses of h and c. out: address of float32 rows for the new h, or for the outputs of a
+linear phase; out_stride: bytes from one to the next.
+backwards: 1 if blocks are taken last first, and the next to prefetch lies before."""
 
 
 _copy = intrinsic_of(copy)
@@ -112,7 +114,7 @@ def run_blocks(phase, first, last, own):
     for index in range(blocks):
         block = last - 1 - index if phase.backwards else first + index
         _sum_block(phase, block, own, (block - first) * phase.rows)
-    if phase.kind == RNN_TANH or phase.kind == RNN_RELU:
+    if phase.kind in (RNN_TANH, RNN_RELU):
         _rnn(phase, first, last, own)
     elif phase.kind != LINEAR:
         for block in range(first, last):

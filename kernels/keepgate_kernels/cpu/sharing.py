@@ -1,9 +1,9 @@
 """How threads share the groups of a phase: one word says what is left, and whoever is free takes of it.
 
-The word, the ticket, holds three counts: groups in all, taken from the front, taken from the back. The thread
-whose step it is takes from the front, its helpers from the back: so a thread meets the same weights step after
-step, in its own cache. A helper that comes late, or not at all, only leaves more to do for the others; nothing
-is waited for but groups that a helper has begun.
+The word, the ticket, holds three counts: groups in all, taken from the front, taken from the back. The
+thread whose step it is takes from the front, its helpers from the back: so a thread meets the same weights
+step after step, in its own cache. A helper that comes late, or not at all, only leaves more to do for the
+others; nothing is waited for but groups that a helper has begun.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import inspect
 from collections.abc import Callable
 
 from llvmlite import ir
-from numba.core import cgutils
 
 F32 = ir.FloatType()
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -58,11 +57,14 @@ class Emitter:
         """The type of a vector of `count` elements, by default one a lane."""
         return ir.VectorType(element, count or self.lanes)
 
+    def _function(self, name: str, kind: ir.FunctionType) -> ir.Function:
+        known = self.builder.module.globals.get(name)
+        return known or ir.Function(self.builder.module, kind, name)
+
     def call(self, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
         """Call LLVM's intrinsic of that name."""
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
-        return self.builder.call(function, arguments)
+        return self.builder.call(self._function(name, kind), arguments)
 
     def offset(self, address: ir.Value, count: int) -> ir.Value:
         """address + count bytes."""
@@ -154,8 +156,7 @@ class Emitter:
         pointer = self.builder.inttoptr(address, POINTER)
         read, keep, data = I32(0), I32(2), I32(1)
         kind = ir.FunctionType(ir.VoidType(), [POINTER, I32, I32, I32])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        self.builder.call(function, [pointer, read, keep, data])
+        self.builder.call(self._function("llvm.prefetch.p0", kind), [pointer, read, keep, data])
 
     def loop(
         self,

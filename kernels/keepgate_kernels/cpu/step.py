@@ -26,19 +26,14 @@ from keepgate_kernels.cpu.vectors import memory_at
 from keepgate_kernels.jit import entry, part
 from keepgate_kernels.lanes import LANE
 
-
 _copy, _is_finite = intrinsic_of(copy), intrinsic_of(is_finite)
 _reset, _gru_reset_before = intrinsic_of(cells.reset), intrinsic_of(cells.gru_reset_before)
 
 
 @part(inline=True)
 def _convert(work, bounded, source, target, count):
-    call_three(
-        int64s(work.phase.native, PRODUCTS)[CONVERT_BOUNDED if bounded else CONVERT_UNBOUNDED],
-        source,
-        target,
-        count,
-    )
+    which = CONVERT_BOUNDED if bounded else CONVERT_UNBOUNDED
+    call_three(int64s(work.phase.native, PRODUCTS)[which], source, target, count)
 
 
 @part(inline=True)

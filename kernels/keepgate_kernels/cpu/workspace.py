@@ -6,55 +6,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cpu.dots import X_BYTES
+from keepgate_kernels.cpu.matmul import ROW_HEADER, ROWS
 from keepgate_kernels.cpu.memory import LINE, address_of, aligned
 from keepgate_kernels.cpu.native import MOST_VECTORS, Native
 from keepgate_kernels.cpu.packing import Packed
-from keepgate_kernels.cpu.phase import OWN_BYTES, LANES, PHASE, TILE
-from keepgate_kernels.cpu.matmul import ROW_HEADER, ROWS
+from keepgate_kernels.cpu.phase import LANES, OWN_BYTES, PHASE, TILE
 from keepgate_kernels.cpu.powers import make_work
 from keepgate_kernels.cpu.rungs import RUNG
 from keepgate_kernels.cpu.sharing import CONTROL_BYTES, OPEN
 from keepgate_kernels.slots import State
 
-NETWORK = np.dtype(
-    [
-        (name, "<i8")
-        for name in (
-            "native",
-            "weights",
-            "layers",
-            "ends",
-            "depth",
-            "h",
-            "c",
-            "h_stride",
-            "c_stride",
-            "slots",
-        )
-    ]
-)
-"""Addresses of the table of `native`, of the packed weights, of LAYER [L], ENDS [1] and of the state; strides in bytes."""
+_NETWORK = "native weights layers ends depth h c h_stride c_stride slots"
+NETWORK = np.dtype([(name, "<i8") for name in _NETWORK.split()])
+"""Addresses of the table of `native`, of the packed weights, of LAYER [L], ENDS [1] and of the state; strides in
+bytes."""
 
+_ROWS = "x_rows h_rows row_stride hs hs_stride wide wide_stride sums sums_stride logits head_rows answers"
+_SINGLES = "plain zeros own control shared turn"
+_LISTS = "row_lane row_place latest before cells starts second_starts listed"
 WORK = np.dtype(
-    [
-        ("phase", PHASE),
-        *(
-            (name, "<i8")
-            for name in (
-                "x_rows h_rows row_stride hs hs_stride wide wide_stride sums sums_stride logits head_rows answers "
-                "plain zeros own row_lane row_place first_rows latest before cells starts second_starts listed turn control shared"
-            ).split()
-        ),
-    ]
+    [("phase", PHASE), *((name, "<i8") for name in [*f"{_ROWS} {_SINGLES} {_LISTS}".split(), "first_rows"])]
 )
 """Addresses and strides in bytes of a thread's work space; contents mean nothing between calls.
 
-x_rows, h_rows: converted rows [TILE]. hs, wide, sums: float32 rows [TILE]: h, what is yet to be projected (or r
-h), sums of whole rows. logits: float32 [head_rows, N]. answers: see `powers.make_work`. plain: one row of inputs. zeros: one
-row of zeros. own: see `phase.run_blocks`. The rest, int64 [TILE] but for first_rows [TILE + 1]: a row's lane and
-place among the inputs, the first row of each step, a lane's latest row, addresses of h and c before a row's
-step, of the sums it starts from, of those of another product, of rows for the head. turn: 0 or 1, see
-`phase.PHASE.backwards`. control: see `sharing`; shared: whether helpers take part."""
+x_rows, h_rows: converted rows [TILE]. hs, wide, sums: float32 rows [TILE]: h; what is yet to be projected, or
+r h; sums of whole rows. logits: float32 [head_rows, N]. answers: see `powers.make_work`.
+plain: one row of inputs. zeros: one row of zeros. own: see `phase.run_blocks`. control: see `sharing`. shared:
+whether helpers take part. turn: 0 or 1, see `phase.PHASE.backwards`.
+int64 [TILE]: a row's lane and place among the inputs; a lane's latest row; addresses of h and c before a row's
+step, of the sums it starts from, of those that a product besides starts from; of the head's rows of h.
+first_rows: int64 [TILE + 1], the first row of each step."""
 
 MOST_LOGITS = 1 << 20
 """Numbers of logits computed at a time, unless that would be fewer than ROWS rows of them."""
