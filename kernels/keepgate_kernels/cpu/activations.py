@@ -36,6 +36,12 @@ def tanh(e: Emitter, x: Floats) -> Fraction:
 
 
 def sigmoid(e: Emitter, x: Floats) -> Fraction:
-    """Logistic function, (1 + tanh(x / 2)) / 2; NaN where x is."""
-    half = tanh(e, x * e.constant(0.5))
-    return Fraction(half.over + half.under, half.under + half.under)
+    """Logistic function, (1 + tanh(x / 2)) / 2, the halves in the coefficients; NaN where x is."""
+    x = e.clamp(x, e.constant(2 * CLAMP))
+    u = x * x
+    q = e.polynomial(u, _Q_OF_HALF)
+    return Fraction(e.fma(x, e.polynomial(u, _P_OF_HALF), q), q + q)
+
+
+_P_OF_HALF = tuple(coefficient / 2 / 4**power for power, coefficient in enumerate(P))
+_Q_OF_HALF = tuple(coefficient / 4**power for power, coefficient in enumerate(Q))

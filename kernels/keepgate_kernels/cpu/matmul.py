@@ -89,7 +89,7 @@ def product(dot: Dot, rows: int, vectors: int) -> Body:
                             totals[n] = dot.add(e, totals[n], w[v], x_part)
             return [*totals, e.offset(address, UNROLL * vectors * vector_bytes), e.offset(wanted, 2 * LINE)]
 
-        *sums, _, _ = e.loop(steps, UNROLL, [*sums, first, ahead], iteration)
+        *sums, _, _ = e.loop(I64(0), steps, UNROLL, [*sums, first, ahead], iteration)
         if sets == 2:
             sums = [
                 b.add(one, other) for one, other in zip(sums[: len(tiles)], sums[len(tiles) :], strict=True)

@@ -39,7 +39,10 @@ class Native:
         bodies = [convert(dot, False), convert(dot, True)]
         for vectors in range(FEWEST_VECTORS, MOST_VECTORS + 1):
             bodies += [product(dot, rows, vectors) for rows in range(1, ROWS + 1)]
-        self._functions = [_compiled(body, f"{precision}_{body.__name__}") for body in bodies]
+        names = [f"{precision}_{body.__name__}" for body in bodies]
+        if len(set(names)) < len(names):  # one would be served the other's code
+            raise RuntimeError(f"two functions of one name among {names}")
+        self._functions = [_compiled(body, name) for body, name in zip(bodies, names, strict=True)]
         self.table: NDArray[np.int64] = np.array([f.address for f in self._functions], np.int64)
 
 

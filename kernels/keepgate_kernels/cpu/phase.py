@@ -59,12 +59,13 @@ PHASE = np.dtype(
 )
 """kind: of the cell, or LINEAR. native: address of `native`'s table. weights: address of the packed weights.
 
-x: an input product to add first, or its offset is ABSENT. h: the product that every phase has. x_rows, h_rows:
-address of converted rows; x_stride, h_stride: bytes from one to the next.
+x: an input product to add first, or its offset is ABSENT. h: the product that every phase has.
+x_rows, h_rows: address of converted rows; x_stride, h_stride: bytes from one to the next.
 starts: address of int64 [rows], the addresses of what sums start from; block: float32 numbers of it a block.
 units: vectors of units in all. options: address of peepholes and clip, or ABSENT. before, cells: addresses of
-int64 [rows], the addresses of h and c. out: address of float32 rows for the new h, or for the outputs of a
-linear phase; out_stride: bytes from one to the next.
+int64 [rows], the addresses of h and c. out: in a phase of a cell, address of int64 [rows], the addresses of
+the new h, which may be those of `before`; in a linear phase, address of float32 rows of outputs, out_stride
+bytes from one to the next.
 backwards: 1 if blocks are taken last first, and the next to prefetch lies before."""
 
 
@@ -151,34 +152,35 @@ def _gates(phase, block, own, first):
     """Sums of a block, in the thread's own rows from `first` on, to new state."""
     kind, rows, options = phase.kind, phase.rows, phase.options
     unit = block * VECTOR_BYTES
-    before, cell = int64s(phase.before, rows), int64s(phase.cells, rows)
+    before, cell, out = int64s(phase.before, rows), int64s(phase.cells, rows), int64s(phase.out, rows)
     starts = int64s(own + TILE * BUFFER_ROW + 8 * first, rows)
-    sums, h, stride = own + first * BUFFER_ROW, phase.out + unit, phase.out_stride
+    sums = own + first * BUFFER_ROW
     if kind == LSTM and options == ABSENT:
         for r in range(rows):
-            _lstm(sums + r * BUFFER_ROW, cell[r] + unit, h + r * stride)
+            _lstm(sums + r * BUFFER_ROW, cell[r] + unit, out[r] + unit)
     elif kind == LSTM:
         for r in range(rows):
-            _lstm_with_options(sums + r * BUFFER_ROW, cell[r] + unit, h + r * stride, options + 4 * unit)
+            _lstm_with_options(sums + r * BUFFER_ROW, cell[r] + unit, out[r] + unit, options + 4 * unit)
     elif kind == CIFG and options == ABSENT:
         for r in range(rows):
-            _cifg(sums + r * BUFFER_ROW, cell[r] + unit, h + r * stride)
+            _cifg(sums + r * BUFFER_ROW, cell[r] + unit, out[r] + unit)
     elif kind == CIFG:
         for r in range(rows):
-            _cifg_with_options(sums + r * BUFFER_ROW, cell[r] + unit, h + r * stride, options + 3 * unit)
+            _cifg_with_options(sums + r * BUFFER_ROW, cell[r] + unit, out[r] + unit, options + 3 * unit)
     else:
         for r in range(rows):
             from_h = sums + r * BUFFER_ROW + VECTOR_BYTES
-            _gru(starts[r] - VECTOR_BYTES, from_h, before[r] + unit, h + r * stride)
+            _gru(starts[r] - VECTOR_BYTES, from_h, before[r] + unit, out[r] + unit)
 
 
 @part()
 def _rnn(phase, first, last, own):
     """The units of blocks [first, last) of an RNN, as many vectors as there are sums."""
     vectors, rows = phase.h.vectors, phase.rows
+    out = int64s(phase.out, rows)
     for block in range(first, last):
         for r in range(rows):
-            h = phase.out + r * phase.out_stride + block * vectors * VECTOR_BYTES
+            h = out[r] + block * vectors * VECTOR_BYTES
             sums = own + ((block - first) * rows + r) * BUFFER_ROW
             for vector in range(min(vectors, phase.units - block * vectors)):
                 place = vector * VECTOR_BYTES

@@ -68,9 +68,9 @@ def convert(dot: Dot, bounded: bool) -> Body:
                 as_it_is(e, x, address)
             return []
 
-        e.loop(count, e.lanes, [], iteration)
+        e.loop_over(count, [], iteration)
 
-    body.__name__ = f"convert_{dot.x_kind}"
+    body.__name__ = f"convert_{'bounded' if bounded else 'any'}"
     return body
 
 
@@ -82,8 +82,10 @@ def _largest(e: Emitter, source: ir.Value, count: ir.Value) -> Floats:
         x = e.absolute(e.load(b.add(source, b.mul(index, I64(4)))))
         return [e.maximum(Floats(e, values[0]), x).value]
 
-    (lanes,) = e.loop(count, e.lanes, [e.constant(LEAST).value], iteration)
-    largest = e.call(f"llvm.vector.reduce.fmax.v{e.lanes}f32", F32, lanes)
+    first, *others = e.loop_over(count, [e.constant(LEAST).value], iteration)
+    for other in others:
+        first = e.maximum(Floats(e, first), Floats(e, other)).value
+    largest = e.call(f"llvm.vector.reduce.fmax.v{e.lanes}f32", F32, first)
     return Floats(e, e.splat(largest))
 
 
@@ -95,7 +97,7 @@ def copy(e: Emitter, source: ir.Value, target: ir.Value, count: ir.Value) -> Non
         e.store(e.load(e.builder.add(source, place)), e.builder.add(target, place))
         return []
 
-    e.loop(count, e.lanes, [], iteration)
+    e.loop_over(count, [], iteration)
 
 
 def is_finite(e: Emitter, source: ir.Value, count: ir.Value) -> ir.Value:
@@ -107,6 +109,8 @@ def is_finite(e: Emitter, source: ir.Value, count: ir.Value) -> ir.Value:
         x = e.load(b.add(source, b.mul(index, I64(4))))
         return [e.fma(x, zero, Floats(e, values[0])).value]  # infinity times zero is NaN
 
-    (lanes,) = e.loop(count, e.lanes, [zero.value], iteration)
-    ordered = b.fcmp_ordered("==", lanes, zero.value)
+    first, *others = e.loop_over(count, [zero.value], iteration)
+    for other in others:
+        first = b.fadd(first, other)
+    ordered = b.fcmp_ordered("==", first, zero.value)
     return b.zext(e.call(f"llvm.vector.reduce.and.v{e.lanes}i1", ir.IntType(1), ordered), I64)

@@ -160,30 +160,65 @@ class Emitter:
 
     def loop(
         self,
-        count: ir.Value,
+        first: ir.Value,
+        last: ir.Value,
         step: int,
         initial: list[ir.Value],
         body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
     ) -> list[ir.Value]:
-        """Run body(i, values) -> values for i = 0, step, ... below count, which is more than 0."""
+        """Run body(i, values) -> values for i = first, first + step, ... below last; the values after it."""
         builder = self.builder
         before = builder.block
         inside, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
-        builder.branch(inside)
+        builder.cbranch(builder.icmp_signed("<", first, last), inside, after)
         builder.position_at_end(inside)
         index = builder.phi(I64)
-        index.add_incoming(I64(0), before)
+        index.add_incoming(first, before)
         carried = [builder.phi(value.type) for value in initial]
         for phi, value in zip(carried, initial, strict=True):
             phi.add_incoming(value, before)
         results = body(index, carried)
         following = builder.add(index, I64(step))
-        index.add_incoming(following, builder.block)
+        end = builder.block
+        index.add_incoming(following, end)
         for phi, value in zip(carried, results, strict=True):
-            phi.add_incoming(value, builder.block)
-        builder.cbranch(builder.icmp_signed("<", following, count), inside, after)
+            phi.add_incoming(value, end)
+        builder.cbranch(builder.icmp_signed("<", following, last), inside, after)
         builder.position_at_end(after)
-        return results
+        finals = [builder.phi(value.type) for value in initial]
+        for phi, none, some in zip(finals, initial, results, strict=True):
+            phi.add_incoming(none, before)
+            phi.add_incoming(some, end)
+        return finals
+
+    def loop_over(
+        self,
+        count: ir.Value,
+        initial: list[ir.Value],
+        body: Callable[[ir.Value, list[ir.Value]], list[ir.Value]],
+        unroll: int = 4,
+    ) -> list[ir.Value]:
+        """Run body(i, values) -> values for the vectors of `count` numbers, i their first numbers.
+
+        `unroll` of them an iteration, each with values of its own, so that none waits for another. Returns
+        unroll times as many values as the initial ones.
+        """
+        wide = self.lanes * unroll
+        size = len(initial)
+
+        def several(index: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+            results = []
+            for number in range(unroll):
+                place = self.offset(index, number * self.lanes)
+                results += body(place, values[number * size : (number + 1) * size])
+            return results
+
+        def one(index: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+            return [*body(index, values[:size]), *values[size:]]
+
+        whole = self.builder.mul(self.builder.sdiv(count, I64(wide)), I64(wide))
+        values = self.loop(I64(0), whole, wide, initial * unroll, several)
+        return self.loop(whole, count, self.lanes, values, one)
 
 
 Body = Callable[..., ir.Value | None]

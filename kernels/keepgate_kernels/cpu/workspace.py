@@ -18,24 +18,24 @@ from keepgate_kernels.slots import State
 
 _NETWORK = "native weights layers ends depth h c h_stride c_stride slots"
 NETWORK = np.dtype([(name, "<i8") for name in _NETWORK.split()])
-"""Addresses of the table of `native`, of the packed weights, of LAYER [L], ENDS [1] and of the state; strides in
-bytes."""
+"""Addresses of the table of `native`, of the packed weights, of LAYER [L], ENDS [1] and of the state; strides
+in bytes."""
 
 _ROWS = "x_rows h_rows row_stride hs hs_stride wide wide_stride sums sums_stride logits head_rows answers"
 _SINGLES = "plain zeros own control shared turn"
-_LISTS = "row_lane row_place latest before cells starts second_starts listed"
+_LISTS = "row_lane row_place latest before after cells starts second_starts listed"
 WORK = np.dtype(
     [("phase", PHASE), *((name, "<i8") for name in [*f"{_ROWS} {_SINGLES} {_LISTS}".split(), "first_rows"])]
 )
 """Addresses and strides in bytes of a thread's work space; contents mean nothing between calls.
 
-x_rows, h_rows: converted rows [TILE]. hs, wide, sums: float32 rows [TILE]: h; what is yet to be projected, or
-r h; sums of whole rows. logits: float32 [head_rows, N]. answers: see `powers.make_work`.
-plain: one row of inputs. zeros: one row of zeros. own: see `phase.run_blocks`. control: see `sharing`. shared:
-whether helpers take part. turn: 0 or 1, see `phase.PHASE.backwards`.
-int64 [TILE]: a row's lane and place among the inputs; a lane's latest row; addresses of h and c before a row's
-step, of the sums it starts from, of those that a product besides starts from; of the head's rows of h.
-first_rows: int64 [TILE + 1], the first row of each step."""
+x_rows, h_rows: converted rows [TILE]. hs, wide, sums: float32 rows [TILE]: new h; what is yet to be
+projected, or r h; sums of whole rows. logits: float32 [head_rows, N]. answers: see `powers.make_work`.
+plain: one row of inputs. zeros: one row of zeros. own: see `phase.run_blocks`. control: see `sharing`.
+shared: whether helpers take part. turn: 0 or 1, see `phase.PHASE.backwards`.
+int64 [TILE]: a row's lane and place among the inputs; a lane's latest row; addresses of a row's h before and
+after its step, of its c, of the sums it starts from, of those that another product starts from; of the rows of
+h that the head takes. first_rows: int64 [TILE + 1], the first row of each step."""
 
 MOST_LOGITS = 1 << 20
 """Numbers of logits computed at a time, unless that would be fewer than ROWS rows of them."""
@@ -82,16 +82,7 @@ class Workspace:
         place("plain", widest * 4)
         place("zeros", (widest + slack) * 4)
         place("own", OWN_BYTES)
-        for name in (
-            "row_lane",
-            "row_place",
-            "latest",
-            "before",
-            "cells",
-            "starts",
-            "second_starts",
-            "listed",
-        ):
+        for name in _LISTS.split():
             place(name, TILE * 8)
         place("first_rows", (TILE + 1) * 8)
         self._control = place("control", CONTROL_BYTES)
