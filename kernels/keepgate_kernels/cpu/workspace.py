@@ -34,8 +34,8 @@ projected, or r h; sums of whole rows. logits: float32 [head_rows, N]. answers: 
 plain: one row of inputs. zeros: one row of zeros. own: see `phase.run_blocks`. control: see `sharing`.
 shared: whether helpers take part. turn: 0 or 1, see `phase.PHASE.backwards`.
 int64 [TILE]: a row's lane and place among the inputs; a lane's latest row; addresses of a row's h before and
-after its step, of its c, of the sums it starts from, of those that another product starts from; of the rows of
-h that the head takes. first_rows: int64 [TILE + 1], the first row of each step."""
+after its step, of its c, of the sums it starts from, of those that another product starts from; of the rows
+of h that the head takes. first_rows: int64 [TILE + 1], the first row of each step."""
 
 MOST_LOGITS = 1 << 20
 """Numbers of logits computed at a time, unless that would be fewer than ROWS rows of them."""
