@@ -174,8 +174,9 @@ def pack_block(weights: Float32, dot: Dot) -> NDArray[np.uint8]:
     inner, columns = weights.shape
     header = np.zeros(0, np.uint8)
     if dot.integer:
-        scale = np.maximum(np.abs(weights).max(axis=0), LEAST_SCALE) / LEVELS
-        values = np.rint(weights / scale).astype(np.int8)
+        exact = weights.astype(np.float64)
+        scale = np.maximum(np.abs(exact).max(axis=0), LEAST_SCALE) / LEVELS
+        values = np.rint(exact / scale).astype(np.int8)
         shift = -dot.zero_point * values.astype(np.int32).sum(axis=0, dtype=np.int32)
         header = np.concatenate([scale.astype(np.float32).view(np.uint8), shift.view(np.uint8)])
     elif dot.w_bits == 16:
