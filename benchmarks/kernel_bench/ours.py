@@ -32,7 +32,7 @@ def _repeat(network, lanes, workspace, count, repeats):  # type: ignore[no-untyp
 def measure_kernel(network: Network, lanes: Lanes, repeats: int) -> Callable[[], object]:
     """A call that takes the lanes' step `repeats` times in one jitted call."""
     workspace = network._workspace()
-    return functools.partial(_repeat, network._record, lanes.record, workspace.record, len(lanes), repeats)
+    return functools.partial(_repeat, network._address, lanes.address, workspace.address, len(lanes), repeats)
 
 
 class Batch:

@@ -86,7 +86,8 @@ class Lanes:
             np.zeros((0 if takes_tokens else max_inputs, spec.input_size), np.float32),
             np.zeros(1, np.float32),
         )
-        self.record = np.zeros(1, BATCH)
+        self._record = np.zeros(1, BATCH)
+        self.address = address_of(self._record)
         self._point_to_arrays()
         lanes = self.batch.lanes
         self._tokens, self._log_probabilities = lanes["token"], lanes["log_probability"]
@@ -181,7 +182,7 @@ class Lanes:
     def _point_to_arrays(self) -> None:
         batch = self.batch
         addresses = [address_of(array) for array in batch]
-        self.record[0] = (*addresses, self.max_inputs)
+        self._record[0] = (*addresses, self.max_inputs)
 
     @property
     def all_finite(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cpu.crew import Crew
+from keepgate_kernels.cpu.memory import address_of
 from keepgate_kernels.cpu.native import native
 from keepgate_kernels.cpu.packing import pack
 from keepgate_kernels.cpu.phase import TILE
@@ -59,6 +60,7 @@ class Network:
         self._packed = pack(spec, tensors, precision)
         self._native = native(precision)
         self._record = network_record(self._native, self._packed, self.slots.state)
+        self._address = address_of(self._record)
         self._workspaces = threading.local()
         self._crew = Crew(threads - 1) if threads > 1 else None
 
@@ -82,13 +84,10 @@ class Network:
         """
         workspace = self._workspace()
         if self._crew is None or self._seconds(lanes) < LEAST_SHARED_SECONDS:
-            self._tick(lanes, workspace)
+            tick(self._address, lanes.address, workspace.address, len(lanes))
             return
         with self._crew.joined(workspace):
-            self._tick(lanes, workspace)
-
-    def _tick(self, lanes: Lanes, workspace: Workspace) -> None:
-        tick(self._record, lanes.record, workspace.record, len(lanes))
+            tick(self._address, lanes.address, workspace.address, len(lanes))
 
     def _seconds(self, lanes: Lanes) -> float:
         """About how long one thread will take: what the products need, or reading the weights for them."""
@@ -97,8 +96,9 @@ class Network:
         return max(reading, lanes.inputs * self.flops_per_step / OPERATIONS_PER_SECOND[self.precision])
 
     def _workspace(self) -> Workspace:
-        workspace: Workspace | None = getattr(self._workspaces, "own", None)
-        if workspace is None:
+        try:
+            workspace: Workspace = self._workspaces.own
+        except AttributeError:
             workspace = self._workspaces.own = Workspace(self._packed, self.precision)
         return workspace
 

@@ -45,7 +45,7 @@ class Crew:
     def compile(self, workspace: Workspace) -> None:
         """Compile what helpers run, which a work space that is closed to them ends at once."""
         own = aligned(OWN_BYTES)
-        assist(workspace.record, address_of(own))
+        assist(workspace.address, address_of(own))
 
     def close(self) -> None:
         """End the threads."""
@@ -68,7 +68,7 @@ class _Helper:
                 return
             workspace = self.workspace
             if workspace is not None:
-                assist(workspace.record, own)
+                assist(workspace.address, own)
 
 
 def _dismiss(helpers: list[_Helper]) -> None:

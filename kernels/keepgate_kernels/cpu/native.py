@@ -27,12 +27,18 @@ from keepgate_kernels.jit import cached
 FEWEST_VECTORS, MOST_VECTORS = 3, 4
 """Vectors of outputs in a block of weights."""
 
-CONVERT_UNBOUNDED, CONVERT_BOUNDED, PRODUCTS = 0, 1, 2
-"""Places in a table; `product_place` tells those of the products."""
+STEP_BYTES, CHUNK, CONVERT_UNBOUNDED, CONVERT_BOUNDED, PRODUCTS = range(5)
+"""Places in a table: bytes of x a step of k, steps of a chunk, and where addresses begin."""
+
+CHUNK_BYTES = 2048
+"""Of a row of x. Longer sums are added up a chunk at a time for all rows of a tile, so that the weights of a
+chunk, up to 128 KiB, stay in the second-level cache while the rows go by. Integers, a quarter the size, have
+no chunks: their sums become float32 once."""
+UNBROKEN = 1 << 40
 
 
 class Native:
-    """A precision's functions. table: their addresses, int64; valid as long as this lives."""
+    """A precision's functions. table: int64, see STEP_BYTES and on; valid as long as this lives."""
 
     def __init__(self, precision: str) -> None:
         dot = RUNG.dot(precision)
@@ -43,7 +49,10 @@ class Native:
         if len(set(names)) < len(names):  # one would be served the other's code
             raise RuntimeError(f"two functions of one name among {names}")
         self._functions = [_compiled(body, name) for body, name in zip(bodies, names, strict=True)]
-        self.table: NDArray[np.int64] = np.array([f.address for f in self._functions], np.int64)
+        step_bytes = dot.group * dot.x_bytes
+        chunk = UNBROKEN if dot.integer else CHUNK_BYTES // step_bytes
+        addresses = [function.address for function in self._functions]
+        self.table: NDArray[np.int64] = np.array([step_bytes, chunk, *addresses], np.int64)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from keepgate_kernels.cpu import cells
 from keepgate_kernels.cpu.intrinsics import intrinsic_of
 from keepgate_kernels.cpu.matmul import LINE, ROWS, UNROLL
 from keepgate_kernels.cpu.memory import int64s
-from keepgate_kernels.cpu.native import FEWEST_VECTORS, MOST_VECTORS, PRODUCTS, call_eight
+from keepgate_kernels.cpu.native import CHUNK, FEWEST_VECTORS, MOST_VECTORS, PRODUCTS, STEP_BYTES, call_eight
 from keepgate_kernels.cpu.plan import ABSENT, CIFG, GRU, LSTM, MATRIX, RNN_RELU, RNN_TANH
 from keepgate_kernels.cpu.rows import copy
 from keepgate_kernels.cpu.rungs import RUNG
@@ -26,8 +26,10 @@ LANES = RUNG.lanes
 VECTOR_BYTES = LANES * FLOAT_BYTES
 BUFFER_ROW = MOST_VECTORS * VECTOR_BYTES
 """Bytes of one row's sums of one block."""
-OWN_BYTES = TILE * (BUFFER_ROW + 8)
-"""A thread's own memory: sums of up to TILE pairs of block and row, then int64 [TILE], their starts."""
+LATER_STARTS = TILE * (BUFFER_ROW + 8)
+OWN_BYTES = TILE * (BUFFER_ROW + 16)
+"""A thread's own memory: sums of up to TILE pairs of block and row, then twice int64 [TILE], what the sums of
+those pairs start from, and those of later chunks of k."""
 
 MOST_BLOCKS = 8
 """Blocks of a group; more would keep a second thread from its share."""
@@ -85,18 +87,43 @@ def _share(rows):
 
 
 @part()
-def _multiply(phase, matrix, block, x, x_stride, starts, out, out_stride):
+def _multiply(phase, matrix, block, x, x_stride, starts, out, out_stride, own):
     """out[r] = starts[r] + x[r] W for the phase's rows and one block of a matrix."""
     weights = phase.weights + matrix.offset + block * matrix.stride
-    steps, vectors, total = matrix.steps, matrix.vectors, phase.rows
     ahead = weights - matrix.stride if phase.backwards else weights + matrix.stride
+    table = int64s(phase.native, PRODUCTS)
+    if phase.rows <= ROWS or matrix.steps <= table[CHUNK]:
+        _multiply_chunk(phase, matrix, weights, matrix.steps, x, x_stride, starts, out, out_stride, ahead)
+        return
+    done, steps = 0, table[CHUNK]
+    while done < matrix.steps:
+        steps = min(steps, matrix.steps - done)
+        size = matrix.stride // matrix.steps * steps
+        if done + steps < matrix.steps:
+            _multiply_chunk(
+                phase, matrix, weights, steps, x, x_stride, starts, out, out_stride, weights + size
+            )
+        else:
+            _multiply_chunk(phase, matrix, weights, steps, x, x_stride, starts, out, out_stride, ahead)
+        done += steps
+        weights += size
+        x += steps * table[STEP_BYTES]
+        starts = own + LATER_STARTS
+        later = int64s(starts, phase.rows)
+        for r in range(phase.rows):
+            later[r] = out + r * out_stride
+
+
+@part()
+def _multiply_chunk(phase, matrix, weights, steps, x, x_stride, starts, out, out_stride, ahead):
+    """The same for `steps` groups of k, whose weights begin at `weights`."""
     products = int64s(phase.native + 8 * PRODUCTS, (MOST_VECTORS - FEWEST_VECTORS + 1) * ROWS)
+    total, first = phase.rows, (matrix.vectors - FEWEST_VECTORS) * ROWS - 1
     row = 0
     while row < total:
         rows = _share(total - row)
-        function = products[(vectors - FEWEST_VECTORS) * ROWS + rows - 1]
         a, s, o = x + row * x_stride, starts + 8 * row, out + row * out_stride
-        call_eight(function, a, x_stride, weights, steps, s, o, out_stride, ahead)
+        call_eight(products[first + rows], a, x_stride, weights, steps, s, o, out_stride, ahead)
         row += rows
         ahead += steps // UNROLL * 2 * LINE
 
@@ -133,18 +160,18 @@ def _sum_block(phase, block, own, place):
         places[r] = given[r] + offset
     if phase.kind == LINEAR:
         out = phase.out + offset
-        _multiply(phase, phase.h, block, phase.h_rows, phase.h_stride, starts, out, phase.out_stride)
+        _multiply(phase, phase.h, block, phase.h_rows, phase.h_stride, starts, out, phase.out_stride, own)
         return
     if phase.x.offset != ABSENT:
         for r in range(rows):
             _copy(places[r], sums + r * BUFFER_ROW, phase.block)
             places[r] = sums + r * BUFFER_ROW
-        _multiply(phase, phase.x, block, phase.x_rows, phase.x_stride, starts, sums, BUFFER_ROW)
+        _multiply(phase, phase.x, block, phase.x_rows, phase.x_stride, starts, sums, BUFFER_ROW, own)
     if phase.kind == GRU:  # what x gives to n is no product with h
         for r in range(rows):
             places[r] += VECTOR_BYTES
         sums += VECTOR_BYTES
-    _multiply(phase, phase.h, block, phase.h_rows, phase.h_stride, starts, sums, BUFFER_ROW)
+    _multiply(phase, phase.h, block, phase.h_rows, phase.h_stride, starts, sums, BUFFER_ROW, own)
 
 
 @part()

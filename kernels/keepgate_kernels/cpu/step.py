@@ -20,8 +20,9 @@ from keepgate_kernels.cpu.phase import TILE
 from keepgate_kernels.cpu.plan import ENDS, FEATURES, LAYER
 from keepgate_kernels.cpu.sharing import OPEN, help_until_closed, store
 from keepgate_kernels.cpu.vectors import memory_at
+from keepgate_kernels.cpu.workspace import NETWORK, WORK
 from keepgate_kernels.jit import entry, part
-from keepgate_kernels.lanes import LANE
+from keepgate_kernels.lanes import BATCH, LANE
 
 
 @part()
@@ -107,6 +108,7 @@ def _tile(net, batch, work, first, last):
 class Net(NamedTuple):
     """A NETWORK record, with arrays for what its addresses point to."""
 
+    native: int
     weights: int
     layers: NDArray[np.void]
     ends: NDArray[np.void]
@@ -119,10 +121,12 @@ class Net(NamedTuple):
 
 
 @part(inline=True)
-def _open(record):
+def _open(address):
+    record = records(address, 1, NETWORK)[0]
     layers = records(record.layers, record.depth, LAYER)
     ends = records(record.ends, 1, ENDS)
     return Net(
+        record.native,
         record.weights,
         layers,
         ends,
@@ -145,7 +149,8 @@ class Columns(NamedTuple):
 
 
 @part(inline=True)
-def _columns(record, count):
+def _columns(address, count):
+    record = records(address, 1, BATCH)[0]
     return Columns(
         records(record.lanes, count, LANE),
         uint32s(record.tokens, record.inputs),
@@ -155,14 +160,15 @@ def _columns(record, count):
 
 
 @entry
-def tick(network, lanes, workspace, count: int) -> None:  # type: ignore[no-untyped-def]
+def tick(network: int, lanes: int, workspace: int, count: int) -> None:
     """Apply the inputs of lanes [0, count) and fill in their answers.
 
-    network: NETWORK [1]. lanes: BATCH [1]. workspace: WORK [1], the calling
+    Addresses of records: network of a NETWORK, lanes of a BATCH, workspace of a WORK, the calling
     thread's own. The state is updated in place for the lanes' slots; a slot may be in one lane only.
     """
-    net, batch, work = _open(network[0]), _columns(lanes[0], count), workspace[0]
-    work.phase.weights, work.phase.native = net.weights, network[0].native
+    net, work = _open(network), records(workspace, 1, WORK)[0]
+    batch = _columns(lanes, count)
+    work.phase.weights, work.phase.native = net.weights, net.native
     for first in range(0, count, TILE):
         _tile(net, batch, work, first, min(first + TILE, count))
     if work.shared:
@@ -170,10 +176,10 @@ def tick(network, lanes, workspace, count: int) -> None:  # type: ignore[no-unty
 
 
 @entry
-def assist(workspace, own: int) -> None:  # type: ignore[no-untyped-def]
+def assist(workspace: int, own: int) -> None:
     """Help with the shared step of another thread, whose work space this is, until it is over.
 
     own: address of `phase.OWN_BYTES` of the helping thread's.
     """
-    work = workspace[0]
+    work = records(workspace, 1, WORK)[0]
     help_until_closed(work.phase, own, work.control)

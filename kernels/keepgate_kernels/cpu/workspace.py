@@ -42,10 +42,11 @@ MOST_LOGITS = 1 << 20
 
 
 class Workspace:
-    """A thread's own. record: WORK [1]."""
+    """A thread's own. record: WORK [1]; address: where it lies."""
 
     def __init__(self, packed: Packed, precision: str) -> None:
         self.record = np.zeros(1, WORK)
+        self.address = address_of(self.record)
         self._memory: list[NDArray[np.uint8]] = []
         self._lay_out(packed, precision)
         self._open = self._control.view(np.int64)[OPEN // 8 :][:1]
