@@ -19,7 +19,7 @@ from keepgate_kernels import (
     Network,
     TokenInput,
 )
-from keepgate_kernels.cpu.rungs import RUNG
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.jit import cache_directory
 
 

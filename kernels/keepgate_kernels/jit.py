@@ -24,7 +24,7 @@ import numba
 import numba.core.config
 from numba.core.caching import UserProvidedCacheLocator
 
-from keepgate_kernels.cpu.rungs import RUNG
+from keepgate_kernels.cpu.chosen import RUNG
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

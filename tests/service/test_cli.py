@@ -260,6 +260,11 @@ def test_sessions(ask: Ask, client: Client) -> None:
     assert (empty.stdout, empty.stderr) == ("", "No session is open.\n")
 
 
+def test_an_unknown_rung_is_told_without_a_traceback() -> None:
+    result = keepgate("info", KEEPGATE_CPU="sse9", code=1)
+    assert result.stderr.startswith("keepgate: KEEPGATE_CPU: got 'sse9', expected one of avx512-bf16")
+
+
 def test_info_asks_no_server() -> None:
     facts = json.loads(keepgate("info", "--json", KEEPGATE_SERVER="127.0.0.1:1").stdout)
     assert facts["rung"] == cpu_info()["rung"]

@@ -11,7 +11,8 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from keepgate_kernels.cpu.rungs import RUNG, VARIABLE, available
+from keepgate_kernels.cpu.chosen import RUNG
+from keepgate_kernels.cpu.rungs import VARIABLE, available
 from keepgate_kernels.jit import cache_directory
 from keepgate_kernels.weights import PRECISIONS
 

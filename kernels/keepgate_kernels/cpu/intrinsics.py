@@ -8,7 +8,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from keepgate_kernels.cpu.rungs import RUNG
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.simd import I64, Body, Emitter, arity
 
 

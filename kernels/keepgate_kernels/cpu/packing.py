@@ -33,7 +33,7 @@ from keepgate_kernels.cpu.plan import (
     KIND_CODES,
     LAYER,
 )
-from keepgate_kernels.cpu.rungs import RUNG
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.spec import (
     GATES,
     CellKind,

@@ -15,7 +15,7 @@ from keepgate_kernels.cpu.memory import int64s
 from keepgate_kernels.cpu.native import CHUNK, FEWEST_VECTORS, MOST_VECTORS, PRODUCTS, STEP_BYTES, call_eight
 from keepgate_kernels.cpu.plan import ABSENT, CIFG, GRU, LSTM, MATRIX, RNN_RELU, RNN_TANH
 from keepgate_kernels.cpu.rows import copy
-from keepgate_kernels.cpu.rungs import RUNG
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.simd import FLOAT_BYTES
 from keepgate_kernels.jit import part
 

@@ -1,4 +1,4 @@
-"""The ladder of vector instruction sets, and the rung that this process stands on.
+"""The ladder of vector instruction sets.
 
 A rung says how wide vectors are and which instruction multiplies each precision. The widest that the
 processor has is taken, or the one that $KEEPGATE_CPU names, so that every rung a machine can run can be
@@ -7,7 +7,6 @@ tried on it.
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
 
 import llvmlite.binding
@@ -93,7 +92,3 @@ def choose(name: str | None) -> Rung:
         runs = ", ".join(rung.name for rung in available())
         raise RungError(f"{VARIABLE}: got {name!r}, which needs {needed}; this processor runs {runs}")
     return by_name[name]
-
-
-RUNG = choose(os.environ.get(VARIABLE))
-"""What the kernels of this process are compiled for."""

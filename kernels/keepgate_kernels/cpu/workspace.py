@@ -12,7 +12,7 @@ from keepgate_kernels.cpu.native import MOST_VECTORS, Native
 from keepgate_kernels.cpu.packing import Packed
 from keepgate_kernels.cpu.phase import LANES, OWN_BYTES, PHASE, TILE
 from keepgate_kernels.cpu.powers import make_work
-from keepgate_kernels.cpu.rungs import RUNG
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.sharing import CONTROL_BYTES, OPEN
 from keepgate_kernels.slots import State
 

@@ -102,6 +102,12 @@ def _writing() -> Iterator[None]:
     except OSError as error:
         _discard_output()
         fail(str(error))
+    except ValueError as error:
+        # Known only if it was raised: importing the kernels takes long, and most commands do without.
+        rungs = sys.modules.get("keepgate_kernels.cpu.rungs")
+        if rungs is None or not isinstance(error, rungs.RungError):
+            raise
+        fail(str(error))
 
 
 def _discard_output() -> None:
