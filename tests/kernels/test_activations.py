@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from keepgate_kernels.cpu import activations
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.intrinsics import intrinsic_of
 from keepgate_kernels.cpu.memory import address_of
-from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.jit import part
 from llvmlite import ir
 

@@ -17,10 +17,10 @@ from llvmlite import ir
 from numba.core import types as numba_types
 from numpy.typing import NDArray
 
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.intrinsics import intrinsic_of
 from keepgate_kernels.cpu.matmul import ROWS, product
 from keepgate_kernels.cpu.rows import convert
-from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.simd import I64, Body, Emitter, arity
 from keepgate_kernels.jit import cached
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.dots import Dot
 from keepgate_kernels.cpu.memory import LINE, aligned
 from keepgate_kernels.cpu.native import FEWEST_VECTORS, MOST_VECTORS
@@ -33,7 +34,6 @@ from keepgate_kernels.cpu.plan import (
     KIND_CODES,
     LAYER,
 )
-from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.spec import (
     GATES,
     CellKind,

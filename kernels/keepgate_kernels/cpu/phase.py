@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from keepgate_kernels.cpu import cells
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.intrinsics import intrinsic_of
 from keepgate_kernels.cpu.matmul import LINE, ROWS, UNROLL
 from keepgate_kernels.cpu.memory import int64s
 from keepgate_kernels.cpu.native import CHUNK, FEWEST_VECTORS, MOST_VECTORS, PRODUCTS, STEP_BYTES, call_eight
 from keepgate_kernels.cpu.plan import ABSENT, CIFG, GRU, LSTM, MATRIX, RNN_RELU, RNN_TANH
 from keepgate_kernels.cpu.rows import copy
-from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.simd import FLOAT_BYTES
 from keepgate_kernels.jit import part
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.dots import X_BYTES
 from keepgate_kernels.cpu.matmul import ROW_HEADER, ROWS
 from keepgate_kernels.cpu.memory import LINE, address_of, aligned
@@ -12,7 +13,6 @@ from keepgate_kernels.cpu.native import MOST_VECTORS, Native
 from keepgate_kernels.cpu.packing import Packed
 from keepgate_kernels.cpu.phase import LANES, OWN_BYTES, PHASE, TILE
 from keepgate_kernels.cpu.powers import make_work
-from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.sharing import CONTROL_BYTES, OPEN
 from keepgate_kernels.slots import State
 
