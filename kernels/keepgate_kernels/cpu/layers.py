@@ -52,7 +52,7 @@ def _linear(phase, work, matrix, rows, block, out, out_stride):
     _run(phase, work)
 
 
-@part()
+@part(inline=True)
 def list_rows(batch, work, first, last, begin, steps):
     """Rows of the steps [begin, begin + steps) of lanes [first, last), step by step; how many."""
     lanes, places = int64s(work.row_lane, TILE), int64s(work.row_place, TILE)
@@ -70,7 +70,7 @@ def list_rows(batch, work, first, last, begin, steps):
     return row
 
 
-@part()
+@part(inline=True)
 def _gather_inputs(net, batch, work, rows):
     """Converted input rows of layer 0."""
     places = int64s(work.row_place, rows)
@@ -90,7 +90,7 @@ def _gather_inputs(net, batch, work, rows):
         _convert(work, False, source, work.x_rows + row * work.row_stride, inner)
 
 
-@part()
+@part(inline=True)
 def _start_sums(net, batch, work, index, rows, hoisted):
     """Where each row's sums start, after the product with its input if that is made for all steps at once."""
     layer = net.layers[index]
@@ -123,7 +123,7 @@ def _start_sums(net, batch, work, index, rows, hoisted):
     _linear(phase, work, layer.x, rows, layer.block, work.sums, work.sums_stride)
 
 
-@part()
+@part(inline=True)
 def run_layer(net, batch, work, index, steps, first, in_place):
     """One layer over a chunk of steps: work.after tells where its input's rows lie before, and its h after.
 
@@ -159,7 +159,7 @@ def run_layer(net, batch, work, index, steps, first, in_place):
                     batch.lanes[lanes[row]].finite = False
 
 
-@part()
+@part(inline=True)
 def _step(net, work, index, begin, end):
     """One step of a layer for its rows [begin, end)."""
     layer, phase = net.layers[index], work.phase
@@ -192,7 +192,7 @@ def _step(net, work, index, begin, end):
         _linear(phase, work, layer.second, end - begin, columns, out, work.hs_stride)
 
 
-@part()
+@part(inline=True)
 def _step_reset_before(net, work, index, begin, end):
     """The same for the GRU whose second product waits for the reset gate: sums are whole rows."""
     layer, phase = net.layers[index], work.phase
@@ -220,7 +220,7 @@ def _step_reset_before(net, work, index, begin, end):
             _gru_reset_before(n - 4 * hidden + unit, n + unit, before[begin + row] + unit, h + unit)
 
 
-@part()
+@part(inline=True)
 def keep_states(net, batch, work, index, first, last):
     """A layer's latest h into the lanes' slots, where it is not there already."""
     latest, after = int64s(work.latest, TILE), int64s(work.after, TILE)
@@ -233,7 +233,7 @@ def keep_states(net, batch, work, index, first, last):
                 _copy(after[row], slot, net.layers[index].output)
 
 
-@part()
+@part(inline=True)
 def run_head(net, work, rows):
     """Logits or outputs of the rows of h whose addresses are in work.listed."""
     listed, starts = int64s(work.listed, rows), int64s(work.second_starts, rows)

@@ -163,10 +163,13 @@ def _sum_block(phase, block, own, place):
         _multiply(phase, phase.h, block, phase.h_rows, phase.h_stride, starts, out, phase.out_stride, own)
         return
     if phase.x.offset != ABSENT:
-        for r in range(rows):
-            _copy(places[r], sums + r * BUFFER_ROW, phase.block)
-            places[r] = sums + r * BUFFER_ROW
+        if phase.kind == GRU:  # what h gives to n starts from its bias; the product with x leaves it alone
+            for r in range(rows):
+                from_h = 3 * VECTOR_BYTES
+                _copy(places[r] + from_h, sums + r * BUFFER_ROW + from_h, LANES)
         _multiply(phase, phase.x, block, phase.x_rows, phase.x_stride, starts, sums, BUFFER_ROW, own)
+        for r in range(rows):
+            places[r] = sums + r * BUFFER_ROW
     if phase.kind == GRU:  # what x gives to n is no product with h
         for r in range(rows):
             places[r] += VECTOR_BYTES

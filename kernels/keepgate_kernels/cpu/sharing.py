@@ -74,7 +74,7 @@ def _do(phase, group, own):
     run_blocks(phase, first, min(first + size, phase.h.blocks), own)
 
 
-@part()
+@part(inline=True)
 def run_alone(phase, own):
     """All blocks of a phase."""
     size = group_size(phase.rows)
@@ -83,7 +83,7 @@ def run_alone(phase, own):
         _do(phase, groups - 1 - index if phase.backwards else index, own)
 
 
-@part()
+@part(inline=True)
 def run_shared(phase, own, control):
     """All blocks of a phase, with whatever helpers are there."""
     size = group_size(phase.rows)

@@ -25,7 +25,7 @@ from keepgate_kernels.jit import entry, part
 from keepgate_kernels.lanes import BATCH, LANE
 
 
-@part()
+@part(inline=True)
 def _score(net, batch, work, rows):
     """Log-probability of the scoring lanes' inputs, each given the state before it."""
     lanes, places = int64s(work.row_lane, rows), int64s(work.row_place, rows)
@@ -52,7 +52,7 @@ def _score(net, batch, work, rows):
                 done += 1
 
 
-@part()
+@part(inline=True)
 def _predict(net, batch, work, first, last, begin, end):
     """Head and draw for the predicting lanes whose last step is in [begin, end)."""
     latest, listed = int64s(work.latest, TILE), int64s(work.listed, TILE)
@@ -80,7 +80,7 @@ def _predict(net, batch, work, first, last, begin, end):
                 done += 1
 
 
-@part()
+@part(inline=True)
 def _tile(net, batch, work, first, last):
     """All steps of the lanes [first, last), at most TILE."""
     longest = 0
