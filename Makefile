@@ -41,6 +41,16 @@ demo: $(VENV)/runtime ## Start a server, stream text from two sessions, retry a 
 test: $(VENV)/development ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
+# The best rung is the one that `make test` runs on.
+OTHER_RUNGS := from keepgate_kernels.cpu.rungs import available; print(*(rung.name for rung in available()[1:]))
+
+.PHONY: test-rungs
+test-rungs: $(VENV)/development ## Run the kernels' tests on every other rung that this processor has
+	@rungs=$$(env -u KEEPGATE_CPU $(BIN)/python -c '$(OTHER_RUNGS)') && for rung in $$rungs; do \
+		printf '\n-- kernels on the rung %s\n' "$$rung"; \
+		KEEPGATE_CPU=$$rung $(BIN)/python -m pytest tests/kernels $(ARGS) || exit 1; \
+	done
+
 .PHONY: lint
 lint: $(VENV)/development ## Check formatting, style, types and the Dockerfile
 	$(BIN)/ruff format --check $(SOURCES)
