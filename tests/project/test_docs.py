@@ -11,6 +11,7 @@ from keepgate.config import Settings
 from keepgate.errors import RequestError
 from keepgate.rpc.status import CODES, INTERNAL_REASON
 from keepgate_client.errors import REASONS
+from keepgate_kernels.cpu.rungs import RUNGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +50,25 @@ def test_every_request_error_has_a_status() -> None:
 
 def test_the_client_knows_every_reason() -> None:
     assert set(REASONS) == {error.reason for error in CODES}
+
+
+def test_every_rung_and_its_instructions() -> None:
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \| (\d+) \| (.+?) \| (.+?) \| (.+?) \|",
+        (ROOT / "docs" / "numerics.md").read_text(),
+        re.MULTILINE,
+    )
+    assert rows == [
+        (rung.name, str(rung.lanes), rung.fp32.name, rung.bf16.name, rung.int8.name) for rung in RUNGS
+    ]
+
+
+def test_the_architecture_names_every_module_of_the_kernels() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", text, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    folder = ROOT / "kernels" / "keepgate_kernels" / "cpu"
+    assert sorted(named) == sorted(path.stem for path in folder.glob("[a-z]*.py"))
 
 
 def test_links_lead_somewhere() -> None:
