@@ -28,13 +28,6 @@ from keepgate_kernels.cpu.chosen import RUNG
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-FUSED = frozenset({"contract"})
-"""Fast-math flags of the products: fused multiply-add, but no reassociation, which would let the order of
-additions, and so the bits, depend on the shape of the loop around it."""
-
-VECTOR_GATES = frozenset({"contract", "nnan"})
-"""Fast-math flags of the activations: without `nnan` their clamps keep the loop scalar."""
-
 
 @functools.cache
 def source_digest() -> str:
@@ -108,13 +101,13 @@ def entry(function: Function) -> Function:
         return _njit(function, cache=True, nogil=True)
 
 
-def part(fastmath: frozenset[str] = frozenset(), *, inline: bool = False) -> Callable[[Function], Function]:
+def part(*, inline: bool = False) -> Callable[[Function], Function]:
     """Jit a function that only kernels call.
 
     inline: always put it into its callers' code. A call passes seven words for each array and counts a
     reference, tens of nanoseconds in all, which matters where a call does little more than that.
     """
-    return functools.partial(_njit, fastmath=set(fastmath), forceinline=inline)
+    return functools.partial(_njit, forceinline=inline)
 
 
 def _njit(function: Function, **options: Any) -> Function:

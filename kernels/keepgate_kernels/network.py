@@ -24,8 +24,8 @@ from keepgate_kernels.spec import ModelSpec, TokenInput
 from keepgate_kernels.weights import check_precision, check_tensors
 from keepgate_kernels.weights import fingerprint as weights_fingerprint
 
-LEAST_SHARED_SECONDS = 150e-6
-"""A step that takes one thread less than this is not worth waking another for."""
+LEAST_SHARED_SECONDS = 250e-6
+"""A step that takes one thread less than this is not worth waking another for, which takes 30 to 80 us."""
 
 READ_BYTES_PER_SECOND = 30e9
 OPERATIONS_PER_SECOND = {"fp32": 100e9, "bf16": 100e9, "int8": 400e9}

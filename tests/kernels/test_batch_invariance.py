@@ -104,6 +104,7 @@ def test_any_batch_any_split_and_any_number_of_threads(
     spec: ModelSpec = make(kind, hidden=tuple(hidden))
     tensors = random_tensors(spec)
     network = Network(spec, tensors, slots=lanes, precision=precision, threads=threads)
+    network.compile()  # or the helpers would be busy with that
     alone = Network(spec, tensors, slots=lanes, precision=precision)
     sequences = random_inputs(spec, (lanes, 5))
     assert answers(network, sequences, batch, steps) == answers(alone, sequences, 1, 5)
@@ -118,6 +119,7 @@ def test_a_thousand_units_at_one_thread_and_two(
     tensors, sequences = random_tensors(spec), random_inputs(spec, (9, 2))
     alone = answers(Network(spec, tensors, slots=9, precision=precision), sequences, 1, 1)
     helped = Network(spec, tensors, slots=9, precision=precision, threads=2)
+    helped.compile()
     for batch, steps in ((1, 1), (1, 2), (9, 1), (7, 2)):
         assert answers(helped, sequences, batch, steps) == alone
 
