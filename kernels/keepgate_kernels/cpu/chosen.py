@@ -7,4 +7,4 @@ import os
 from keepgate_kernels.cpu.rungs import VARIABLE, choose
 
 RUNG = choose(os.environ.get(VARIABLE))
-"""What the kernels of this process are compiled for. Importing it raises RungError if $KEEPGATE_CPU is wrong."""
+"""What this process compiles its kernels for. Importing it raises RungError for a wrong KEEPGATE_CPU."""
