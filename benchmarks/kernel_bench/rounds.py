@@ -13,8 +13,11 @@ import numpy as np
 from kernel_bench.problem import Contender
 
 SERIES_SECONDS = 0.006
-"""How long one measurement lasts, where a single call does not take longer: long against the clock and what
-the previous contender left in the caches, short enough for many rounds."""
+"""How long one measurement lasts, where a single call does not take longer: long against the clock, short
+enough for many rounds."""
+WARM_SECONDS = 0.008
+"""How long a contender runs before it is measured, at least once: weights of tens of MiB are back in the cache
+that the contender before has taken only after some passes."""
 
 UNDISTURBED = 0.98
 """Share of a processor from which on a series counts as undisturbed."""
@@ -45,7 +48,10 @@ def series(contender: Contender, calls: int) -> tuple[float, float]:
     """Seconds of one step from a series of calls, and the share of the time that the process was running."""
     call = contender.call
     with contender.context():
-        call()  # brings weights and code back into the caches after the contender before
+        warm = time.perf_counter() + WARM_SECONDS
+        call()
+        while time.perf_counter() < warm:
+            call()
         busy, begin = time.process_time(), time.perf_counter()
         for _ in range(calls):
             call()
