@@ -6,6 +6,7 @@ KeepgateError
 ├── ListenError              the address cannot be listened on
 ├── RepositoryError          no model of the repository could be loaded, or not the one asked for
 ├── ModelFileError           a model file is damaged or lies about itself
+├── StoreError               the store of sessions cannot be reached, or cannot write
 ├── UnknownCharacterError    a text cannot be encoded
 └── RequestError             a request was refused; the text is for the client
     ├── InvalidArgumentError     a field of the request is at fault
@@ -14,12 +15,19 @@ KeepgateError
     │   ├── SessionNotFoundError     never opened, or so long ago that it is forgotten
     │   ├── SessionClosedError
     │   ├── SessionExpiredError
-    │   └── SessionLostError         its state was lost to a failure of the server
+    │   ├── SessionLostError         its state was lost to a failure of the server
+    │   └── SessionMovedError        another server has taken it over
     ├── SessionExistsError
     ├── PositionMismatchError
     ├── StepMismatchError
+    ├── StepsLostError           the server's predecessor had applied steps that it did not store
+    ├── NotRetainedError         the position is too long ago to go back to
+    ├── SessionModelError        the session's model is not loaded, or has other weights
     ├── RetryLaterError          the same request may succeed after `retry_after` seconds
     │   ├── SessionInUseError
+    │   ├── SessionBusyError         it has work in flight that must be over first
+    │   ├── SessionElsewhereError    another server has it
+    │   ├── StoreUnavailableError    nothing can be made durable at present
     │   ├── SessionsExhaustedError
     │   ├── StepsExhaustedError
     │   └── DrainingError
@@ -74,6 +82,10 @@ class ModelFileError(KeepgateError):
         self.path = path
         self.fault = fault
         self.tensor = tensor
+
+
+class StoreError(KeepgateError):
+    """The store of sessions cannot be opened or reached, or it cannot write."""
 
 
 class UnknownCharacterError(KeepgateError):
@@ -143,6 +155,11 @@ class SessionLostError(SessionGoneError):
     how = "was lost: a computation failed and left its state undefined"
 
 
+class SessionMovedError(SessionGoneError):
+    reason = "SESSION_MOVED"
+    how = "is not this server's any more: another server has taken it over"
+
+
 class SessionExistsError(RequestError):
     reason = "SESSION_EXISTS"
 
@@ -180,10 +197,54 @@ class StepMismatchError(RequestError):
         )
 
 
+class StepsLostError(RequestError):
+    """The session was taken over from a server that had acknowledged more steps than it had stored."""
+
+    reason = "STEPS_LOST"
+
+    def __init__(self, session_id: str, position: int, expected: int) -> None:
+        super().__init__(
+            f"position: got {position}, but the steps of session {session_id!r} after position {expected} "
+            f"were lost when its server stopped: expected {expected}, and the lost inputs again from there",
+            session_id=session_id,
+            position=position,
+            expected_position=expected,
+        )
+
+
+class NotRetainedError(RequestError):
+    """A session can go back a limited number of steps."""
+
+    reason = "NOT_RETAINED"
+
+    def __init__(self, session_id: str, position: int, oldest: int, newest: int) -> None:
+        super().__init__(
+            f"position: got {position}, expected {oldest} to {newest}, which session {session_id!r} retains",
+            session_id=session_id,
+            position=position,
+            oldest_position=oldest,
+            newest_position=newest,
+        )
+
+
+class SessionModelError(RequestError):
+    """A stored session cannot go on here. It stays in the store."""
+
+    reason = "SESSION_MODEL"
+
+    def __init__(self, session_id: str, model: str, version: str, fault: str) -> None:
+        super().__init__(
+            f"session {session_id!r} was opened on model {model!r} version {version}, which {fault}",
+            session_id=session_id,
+            model=model,
+            version=version,
+        )
+
+
 class RetryLaterError(RequestError):
     """Waiting helps: `retry_after` is a guess in seconds."""
 
-    retry_after: ClassVar[float]
+    retry_after: float
 
 
 class SessionInUseError(RetryLaterError):
@@ -195,6 +256,36 @@ class SessionInUseError(RetryLaterError):
             f"session {session_id!r} belongs to another open stream until that stream ends",
             session_id=session_id,
         )
+
+
+class SessionBusyError(RetryLaterError):
+    reason = "SESSION_BUSY"
+    retry_after = 0.1
+
+    def __init__(self, session_id: str, in_flight: int) -> None:
+        super().__init__(
+            f"session {session_id!r} has {in_flight} inputs in flight: expected a session at rest",
+            session_id=session_id,
+            in_flight=in_flight,
+        )
+
+
+class SessionElsewhereError(RetryLaterError):
+    """Another server has the session. `retry_after`: when it may have given it up, if it is gone."""
+
+    reason = "SESSION_ELSEWHERE"
+
+    def __init__(self, session_id: str, retry_after: float) -> None:
+        super().__init__(f"session {session_id!r} belongs to another server that lives", session_id=session_id)
+        self.retry_after = retry_after
+
+
+class StoreUnavailableError(RetryLaterError):
+    reason = "STORE_UNAVAILABLE"
+    retry_after = 0.5
+
+    def __init__(self) -> None:
+        super().__init__("the store of sessions cannot be used at present; nothing was applied")
 
 
 class SessionsExhaustedError(RetryLaterError):

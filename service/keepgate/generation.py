@@ -54,13 +54,13 @@ class Generation:
     """start: the session's position when the first token is drawn. feed: applies a token to the
     session."""
 
-    __slots__ = ("_feed", "_job", "_log_probabilities", "_options", "_start", "_tokens", "finish")
+    __slots__ = ("_feed", "_job", "_log_probabilities", "_options", "_start", "finish", "tokens")
 
     def __init__(self, start: int, options: GenerationOptions, feed: Callable[[int], Job]) -> None:
         self._start = start
         self._options = options
         self._feed = feed
-        self._tokens = array("I")
+        self.tokens = array("I")
         self._log_probabilities = array("f")
         self._job: Job | None = None
         self.finish: Finish | None = None
@@ -78,12 +78,12 @@ class Generation:
         sent = 0
         finish: Finish | None = None
         while finish is None:
-            while len(self._tokens) - sent < size and self.finish is None:
+            while len(self.tokens) - sent < size and self.finish is None:
                 await self._next()
-            end = min(sent + size, len(self._tokens))
-            finish = self.finish if end == len(self._tokens) else None
+            end = min(sent + size, len(self.tokens))
+            finish = self.finish if end == len(self.tokens) else None
             yield Chunk(
-                self._tokens[sent:end].tolist(),
+                self.tokens[sent:end].tolist(),
                 self._log_probabilities[sent:end].tolist(),
                 self._start + end - 1,
                 finish,
@@ -93,7 +93,7 @@ class Generation:
     async def _next(self) -> None:
         """Wait for one more token, which another call may have asked for already."""
         if self._job is None:
-            self.expect(self._feed(self._tokens[-1]))
+            self.expect(self._feed(self.tokens[-1]))
         job = self._job
         if job is not None:  # it is, unless the job was done at once
             await job.wait()
@@ -102,9 +102,9 @@ class Generation:
         if not isinstance(job.reply, Prediction):
             return  # it failed; those who wait see the job's error
         self._job = None
-        self._tokens.append(job.reply.token)
+        self.tokens.append(job.reply.token)
         self._log_probabilities.append(job.reply.log_probability)
         if job.reply.token in self._options.stop_tokens:
             self.finish = Finish.STOP_TOKEN
-        elif len(self._tokens) >= self._options.max_tokens:
+        elif len(self.tokens) >= self._options.max_tokens:
             self.finish = Finish.MAX_TOKENS

@@ -23,6 +23,7 @@ from keepgate.engine.batcher import Batcher, Item
 from keepgate.engine.cost import CostModel
 from keepgate.engine.job import Job, Prediction, Scores
 from keepgate.errors import ComputationError, NotFiniteError
+from keepgate.request import Kind
 
 QUANTUM = 32
 """Inputs of one session in one tick."""
@@ -80,14 +81,14 @@ class Engine:
     """Owns a network and the lanes it computes in. Used from the event loop only.
 
     on_done gets the jobs that one batch finished, before those who wait for them are told: what
-    must happen for a whole tick at once happens there.
+    must happen for a whole tick at once happens there. It returns those to settle now; it will see to the others.
     """
 
     def __init__(
         self,
         network: Network,
         compute: ComputeThread,
-        on_done: Callable[[list[Job]], None],
+        on_done: Callable[[list[Job]], list[Job]],
         *,
         max_lanes: int,
     ) -> None:
@@ -133,16 +134,18 @@ class Engine:
         try:
             for job, steps, last in items:
                 end = job.offset + steps
-                predict = last and not job.score
+                score = job.kind is Kind.SCORE and not job.quiet
+                predict = last and not score and not job.quiet
+                wants = job.options.wants
                 batch.lanes.add(
                     job.slot,
                     job.inputs[job.offset : end],
                     position=job.start + end,
-                    sampling=job.sampling,
+                    sampling=job.options.sampling,
                     predict=predict,
-                    score=job.score,
-                    top_k=job.wants.top_k if predict else 0,
-                    logits=job.wants.logits and predict,
+                    score=score,
+                    top_k=wants.top_k if predict else 0,
+                    logits=wants.logits and predict,
                 )
         except Exception as error:  # whatever it is, it must not end the engine
             batch.error = error
@@ -170,8 +173,10 @@ class Engine:
             self._network.step(batch.lanes)
             # Here, for the next batch may step the same session before this one is handed out.
             for index, (job, _, last) in enumerate(batch.items):
-                if last and job.wants.hidden:
+                if last and job.options.wants.hidden:
                     batch.hidden[index] = self._network.hidden(job.slot)
+                if last and job.keep_state:
+                    job.state = self._network.slots.read(job.slot)
         except Exception as error:  # whatever it is, it must not end the engine
             batch.error = error
         else:
@@ -217,8 +222,7 @@ class Engine:
                 self._read(batch, index, item)
         batch.lanes.clear()
         self._spare.append(batch.lanes)
-        self._on_done(done)
-        for job in done:
+        for job in self._on_done(done):
             try:
                 job.settle()
             except Exception as error:  # one caller's failure must not keep the answers of the others
@@ -230,7 +234,7 @@ class Engine:
         if job.error is not None:
             return
         try:
-            if job.score:
+            if job.kind is Kind.SCORE and not job.quiet:
                 self._take_scores(batch.lanes, index, job, steps, last)
             elif last:
                 job.reply = self._prediction(batch, index, job)
@@ -240,16 +244,20 @@ class Engine:
 
     def _prediction(self, batch: _Batch, index: int, job: Job) -> Prediction:
         lanes = batch.lanes
-        reply = Prediction(job.start + len(job.inputs), hidden=batch.hidden.get(index))
+        wants = job.options.wants
+        state = job.state if wants.state else None
+        reply = Prediction(job.end, hidden=batch.hidden.get(index), state=state)
+        if job.quiet:
+            return reply
         if not self._is_token_model:
             reply.outputs = lanes.outputs(index).copy()
             return reply
         reply.token = lanes.token(index)
         reply.log_probability = lanes.log_probability(index)
-        if job.wants.top_k:
+        if wants.top_k:
             tokens, log_probabilities = lanes.top(index)
             reply.top = tokens.copy(), log_probabilities.copy()
-        if job.wants.logits:
+        if wants.logits:
             reply.logits = lanes.logits(index).copy()
         return reply
 
@@ -258,5 +266,5 @@ class Engine:
         begin = job.start + job.offset - steps  # the batcher has moved the offset on
         job.scores.append(scores[1 if begin == 0 else 0 :].copy())
         if last:
-            job.reply = Scores(job.start + len(job.inputs), np.concatenate(job.scores))
+            job.reply = Scores(job.end, np.concatenate(job.scores))
             job.scores.clear()

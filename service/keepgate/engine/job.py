@@ -8,25 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from keepgate_kernels import Sampling
 from numpy.typing import NDArray
 
 from keepgate.errors import RequestError
-
-GREEDY = Sampling()
-
-
-@dataclass(frozen=True, slots=True)
-class Wants:
-    """What a prediction carries beyond the token or the outputs."""
-
-    top_k: int = 0
-    logits: bool = False
-    hidden: bool = False
-
-
-NOTHING_MORE = Wants()
-
+from keepgate.request import NO_OPTIONS, Kind, Options
 
 @dataclass(slots=True)
 class Prediction:
@@ -34,7 +19,7 @@ class Prediction:
 
     Token models: token, log_probability, and if wanted top (ids uint32 [k], log-probabilities
     float32 [k]) and logits float32 [V]. Feature models: outputs float32 [N]. hidden, if wanted:
-    float32 [P] a layer. position is the session's after the input.
+    float32 [P] a layer; state: as `Slots.read` returns it. position is the session's after the input.
     """
 
     position: int
@@ -44,6 +29,7 @@ class Prediction:
     logits: NDArray[np.float32] | None = None
     outputs: NDArray[np.float32] | None = None
     hidden: list[NDArray[np.float32]] | None = None
+    state: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -60,75 +46,87 @@ class Scores:
 
 class Job:
     """inputs: uint32 [T] token ids or float32 [T, K], valid; T >= 1. start: the position before
-    them.
+    them. slot: where the state is; it may be set later, before the engine gets the job.
 
-    A job ends with `reply` or `error`. `tag` is the submitter's.
+    A job ends with `reply` or `error`. `tag` is the submitter's. quiet: nothing is predicted.
+    keep_state: `state` gets the state after the inputs, as `Slots.read` returns it.
     """
 
     __slots__ = (
         "_callbacks",
         "error",
         "inputs",
+        "keep_state",
+        "kind",
         "offset",
+        "options",
+        "quiet",
         "reply",
-        "sampling",
-        "score",
         "scores",
+        "settled",
         "slot",
         "start",
+        "state",
         "tag",
-        "wants",
     )
 
     def __init__(
         self,
-        slot: int,
         inputs: NDArray[Any],
         start: int,
         *,
-        sampling: Sampling = GREEDY,
-        wants: Wants = NOTHING_MORE,
-        score: bool = False,
+        kind: Kind = Kind.STEP,
+        options: Options = NO_OPTIONS,
+        slot: int = -1,
+        quiet: bool = False,
         tag: Any = None,
     ) -> None:
         self.slot = slot
         self.inputs = inputs
         self.start = start
-        self.sampling = sampling
-        self.wants = wants
-        self.score = score
+        self.kind = kind
+        self.options = options
+        self.quiet = quiet
         self.tag = tag
         self.offset = 0
+        self.keep_state = options.wants.state
+        self.state: bytes | None = None
         self.scores: list[NDArray[np.float32]] = []
         self.reply: Prediction | Scores | None = None
         self.error: RequestError | None = None
+        self.settled = False
         self._callbacks: list[Callable[[Job], None]] = []
+
+    @property
+    def end(self) -> int:
+        """The position after the inputs."""
+        return self.start + len(self.inputs)
 
     @property
     def remaining(self) -> int:
         """Inputs not yet applied."""
         return len(self.inputs) - self.offset
 
-    @property
-    def done(self) -> bool:
-        return self.reply is not None or self.error is not None
-
     def when_done(self, callback: Callable[[Job], None]) -> None:
-        """Call back once the job is done: at once if it is."""
-        if self.done:
+        """Call back once the job is settled: at once if it is."""
+        if self.settled:
             callback(self)
         else:
             self._callbacks.append(callback)
 
     def settle(self) -> None:
-        """Tell those who wait. The engine sets `reply` or `error` first."""
+        """Tell those who wait, now that the answer is there and lasts as long as it should.
+
+        The engine sets `reply` or `error` first.
+        """
+        self.settled = True
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback(self)
 
     async def wait(self) -> Prediction | Scores:
         """The reply. Cancelling the wait leaves the job as it is. Raises the job's error."""
-        if not self.done:
+        if not self.settled:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._callbacks.append(lambda _: None if waiter.done() else waiter.set_result(None))
             await waiter

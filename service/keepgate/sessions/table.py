@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from keepgate.errors import (
     PositionMismatchError,
@@ -28,8 +28,12 @@ from keepgate.errors import (
     SessionLostError,
     SessionNotFoundError,
     StepMismatchError,
+    StepsLostError,
 )
 from keepgate.sessions.wheel import Wheel
+
+if TYPE_CHECKING:
+    from keepgate.sessions.keeping import Keeping
 
 Outcome = TypeVar("Outcome")
 
@@ -38,7 +42,7 @@ TOMBSTONES = 65_536
 
 
 NO_SLOT = -1
-"""The slot of a session whose state was given back."""
+"""The slot of a session whose state is in none."""
 
 
 class ModelKey(NamedTuple):
@@ -49,15 +53,21 @@ class ModelKey(NamedTuple):
 
 
 class Session(Generic[Outcome]):
-    """One sequence. `position` counts applied inputs, `tail` admitted ones; `slot` holds the
-    state."""
+    """One sequence. `position` counts applied inputs, `tail` admitted ones; `slot` holds the state, or is
+    NO_SLOT.
+
+    keeping: what makes it last, the caller's. may_have_lost: it was taken over from a server that may have
+    applied more steps than it stored; so till the next one is applied.
+    """
 
     __slots__ = (
         "__weakref__",
         "created",
         "ended",
         "entries",
+        "keeping",
         "last_used",
+        "may_have_lost",
         "model",
         "owner",
         "position",
@@ -69,8 +79,17 @@ class Session(Generic[Outcome]):
     )
 
     def __init__(
-        self, session_id: str, serial: int, model: ModelKey, slot: int, ttl: float, now: float
+        self,
+        session_id: str,
+        serial: int,
+        model: ModelKey,
+        keeping: Keeping,
+        slot: int,
+        position: int,
+        ttl: float,
+        now: float,
     ) -> None:
+        self.keeping = keeping
         self.session_id = session_id
         self.serial = serial
         self.model = model
@@ -78,9 +97,10 @@ class Session(Generic[Outcome]):
         self.ttl = ttl
         self.created = now
         self.last_used = now
-        self.position = 0
-        self.tail = 0
+        self.position = position
+        self.tail = position
         self.entries: list[Entry[Outcome]] = []
+        self.may_have_lost = False
         self.owner: object | None = None
         self.ended: type[SessionGoneError] | None = None
 
@@ -133,11 +153,23 @@ class SessionTable(Generic[Outcome]):
         """Open sessions of one model version."""
         return self._counts[model]
 
-    def open(self, session_id: str, model: ModelKey, slot: int, ttl: float, now: float) -> Session[Outcome]:
-        """Start a session at position 0. Raises SessionExistsError."""
+    def open(
+        self,
+        session_id: str,
+        model: ModelKey,
+        keeping: Keeping,
+        now: float,
+        *,
+        ttl: float,
+        slot: int = NO_SLOT,
+        position: int = 0,
+    ) -> Session[Outcome]:
+        """Start a session, or go on with one. Raises SessionExistsError."""
         self.check_absent(session_id)
         self._serial += 1
-        session: Session[Outcome] = Session(session_id, self._serial, model, slot, ttl, now)
+        session: Session[Outcome] = Session(
+            session_id, self._serial, model, keeping, slot, position, ttl, now
+        )
         self._sessions[session_id] = session
         self._tombstones.pop(session_id, None)
         self._counts[model] += 1
@@ -161,6 +193,10 @@ class SessionTable(Generic[Outcome]):
             raise SessionExpiredError(session_id)  # the next `expire` takes it out
         return session
 
+    def find(self, session_id: str) -> Session[Outcome] | None:
+        """An open session, if there is one. For what is no request, and prolongs nothing."""
+        return self._sessions.get(session_id)
+
     def claim(self, session: Session[Outcome], owner: object) -> None:
         """Make `owner`, a stream, the only one that may step the session till `release`."""
         self.check_owner(session, owner)
@@ -183,6 +219,8 @@ class SessionTable(Generic[Outcome]):
         if session.ended is not None:
             raise session.ended(session.session_id)
         if position is not None and position != session.tail:
+            if position > session.tail and session.may_have_lost:
+                raise StepsLostError(session.session_id, position, session.tail)
             entry = self._find(session, position)
             if entry.digest != digest:
                 raise StepMismatchError(session.session_id, position, session.tail)
@@ -215,16 +253,45 @@ class SessionTable(Generic[Outcome]):
         session = entry.session
         entry.unapplied -= count
         session.position += count
+        session.may_have_lost = False
         entries = session.entries
         while len(entries) > 1 and entries[1].unapplied == 0:
             del entries[0]
+
+    def attach(self, entry: Entry[Outcome], outcome: Outcome) -> None:
+        """Keep the outcome of a request again that was the last one applied; if it still is."""
+        session, end = entry.session, entry.start + entry.count
+        if session.ended is None and not session.entries and session.position == session.tail == end:
+            entry.outcome = outcome
+            session.entries.append(entry)
+
+    def remember(self, session_id: str, how: type[SessionGoneError]) -> None:
+        """A session that is not here ended elsewhere, or before."""
+        self._tombstones[session_id] = how
+        self._tombstones.move_to_end(session_id)
+        if len(self._tombstones) > self._tombstone_limit:
+            self._tombstones.popitem(last=False)
+
+    def retract(self, session: Session[Outcome]) -> None:
+        """Nothing of the session's work in flight will be applied; it goes on where it is."""
+        session.tail = session.position
+        session.entries[:] = [entry for entry in session.entries if not entry.unapplied]
+
+    def move(self, session: Session[Outcome], position: int) -> None:
+        """Set a session that has no work in flight to another position; its kept outcomes go."""
+        session.position = session.tail = position
+        session.entries.clear()
 
     def lose(self, session: Session[Outcome]) -> None:
         """The session's state is undefined: end it, and forget its work in flight."""
         session.tail = session.position
         session.entries.clear()
+        self.end(session, SessionLostError)
+
+    def end(self, session: Session[Outcome], how: type[SessionGoneError]) -> None:
+        """End a session, if nothing has yet. Work in flight is still applied."""
         if session.ended is None:
-            self._end(session, SessionLostError)
+            self._end(session, how)
 
     def close(self, session_id: str, now: float) -> Session[Outcome]:
         """End a session. Work in flight is still applied; `tail` is the last position."""
@@ -278,7 +345,4 @@ class SessionTable(Generic[Outcome]):
         del self._sessions[session.session_id]
         self._deadlines.remove(session)
         self._counts[session.model] -= 1
-        self._tombstones[session.session_id] = how
-        self._tombstones.move_to_end(session.session_id)
-        if len(self._tombstones) > self._tombstone_limit:
-            self._tombstones.popitem(last=False)
+        self.remember(session.session_id, how)

@@ -1,0 +1,166 @@
+"""Which store keeps which session, and how sessions come back from it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+
+import structlog
+from keepgate_kernels import RUNG_NAME
+
+from keepgate.config import Settings
+from keepgate.errors import (
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionGoneError,
+    SessionLostError,
+    SessionModelError,
+    SessionMovedError,
+    StoreError,
+    StoreUnavailableError,
+)
+from keepgate.models.registry import LoadedModel, Registry
+from keepgate.sessions.history import History
+from keepgate.sessions.journal import Journal
+from keepgate.sessions.keeping import Durability, Keeping, Meta
+from keepgate.sessions.stores.base import META, Held, Refusal, Store
+
+EPOCH_BITS = 48
+"""A session's first epoch is drawn: one of the same id that ended long ago had another."""
+ENDS: Mapping[type[SessionGoneError], str] = {
+    SessionClosedError: "closed",
+    SessionExpiredError: "expired",
+    SessionLostError: "lost",
+}
+ENDED: Mapping[str, type[SessionGoneError]] = {name: kind for kind, name in ENDS.items()}
+
+log = structlog.get_logger(__name__)
+
+
+class Keeper:
+    """store: for durable sessions, None if the server has none. spill: for the others, while they are not in
+    memory; it ends with the process."""
+
+    def __init__(self, registry: Registry, settings: Settings, store: Store | None, spill: Store) -> None:
+        self.settings = settings
+        self._registry = registry
+        self._lasting = Journal(store) if store is not None else None
+        self._passing = Journal(spill)
+        self._stranded: dict[str, SessionModelError] = {}
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a session that is unknown here may be in the store."""
+        return self._lasting is not None and self._lasting.store.shared
+
+    def create(
+        self,
+        session_id: str,
+        model: LoadedModel,
+        ttl: float,
+        durability: Durability,
+        history: History,
+    ) -> Keeping:
+        """The lasting part of a new session. The server has a store if `durability` needs one."""
+        network = model.network
+        kernel = f"{RUNG_NAME}/{network.precision}"
+        meta = Meta(model.key, network.fingerprint, kernel, durability, ttl, time.time())
+        return Keeping(session_id, meta, self._journal(durability), secrets.randbits(EPOCH_BITS), history)
+
+    def check_usable(self, durability: Durability) -> None:
+        """Raises StoreUnavailableError if what is to be durable would have to wait for the store."""
+        if durability is not Durability.NONE and self._journal(durability).failing_since is not None:
+            raise StoreUnavailableError
+
+    def check_here(self, session_id: str) -> None:
+        """Raises SessionModelError if the session is this server's, but its model is not."""
+        if session_id in self._stranded:
+            raise self._stranded[session_id]
+
+    async def held(self) -> list[Held]:
+        """At start: the sessions that are this server's. Raises StoreError."""
+        if self._lasting is None:
+            return []
+        store = self._lasting.store
+        found = await self._lasting.call(lambda: list(store.held()))
+        return found if isinstance(found, list) else []
+
+    async def claim(self, session_id: str) -> Held | None:
+        """Take over a session from the shared store, if it is there.
+
+        Raises SessionElsewhereError, StoreUnavailableError.
+        """
+        if self._lasting is None:
+            return None
+        try:
+            return await self._lasting.claim(session_id)
+        except StoreError as error:
+            raise StoreUnavailableError from error
+
+    def adopt(self, held: Held) -> tuple[Keeping, LoadedModel]:
+        """The lasting part of a session that came from the store.
+
+        Raises SessionModelError if its model is not here, SessionLostError if it is damaged.
+        """
+        if self._lasting is None:
+            raise RuntimeError("a session came from a store that is not there")
+        try:
+            meta = Meta.unpack(held.items[META])
+        except (KeyError, ValueError) as error:
+            log.error("a stored session is damaged", session=held.session_id, error=str(error))
+            raise SessionLostError(held.session_id) from error
+        model = self._registry.find(meta.model)
+        if model is None or model.network.fingerprint != meta.weights:
+            fault = "is not loaded here" if model is None else "has other weights here"
+            error = SessionModelError(held.session_id, meta.model.name, meta.model.version, fault)
+            self._stranded[held.session_id] = error
+            raise error
+        keeping = Keeping(held.session_id, meta, self._lasting, held.epoch, None, durable=held.position)
+        kernel = f"{RUNG_NAME}/{model.network.precision}"
+        if kernel != meta.kernel:
+            log.warning(
+                "a session goes on with another kernel", session=held.session_id, was=meta.kernel, now=kernel
+            )
+        return keeping, model
+
+    async def stored(self, keeping: Keeping) -> None:
+        """Return once the store knows all of a session.
+
+        Raises SessionExistsError, SessionMovedError if it refuses.
+        """
+        done: asyncio.Future[Refusal | None] = asyncio.get_running_loop().create_future()
+        keeping.write(lambda refusal: None if done.done() else done.set_result(refusal), at_once=True)
+        refusal = await done
+        if refusal is Refusal.EXISTS:
+            raise SessionExistsError(keeping.session_id)
+        if refusal is Refusal.FENCED:
+            raise SessionMovedError(keeping.session_id)
+
+    def over(self, keeping: Keeping, how: type[SessionGoneError]) -> None:
+        """A session has ended: let the store know, if it knows the session."""
+        if keeping.is_over:
+            return
+        keeping.end(ENDS.get(how, ""))
+        if keeping.is_stored and how in ENDS:
+            keeping.write()
+
+    async def flush(self) -> None:
+        """Write all that the store does not know."""
+        if self._lasting is not None:
+            await self._lasting.flush()
+
+    async def close(self) -> None:
+        """Let go of the stores; what was not flushed is lost."""
+        for journal in (self._passing, self._lasting):
+            if journal is not None:
+                await journal.close()
+
+    def _journal(self, durability: Durability) -> Journal:
+        if durability is Durability.NONE:
+            return self._passing
+        if self._lasting is None:
+            raise RuntimeError(f"durability {durability} without a store")
+        return self._lasting

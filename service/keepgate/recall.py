@@ -1,0 +1,102 @@
+"""Answers given before, computed again: what a session retains makes the same state, and so the same answer.
+
+A retry of the request applied last finds its answer in the session table. All others that the session's history
+reaches back to, and those of a session that was paged out or recovered, come from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from keepgate.engine.job import Job
+from keepgate.errors import PositionMismatchError, RequestError, StepMismatchError
+from keepgate.generation import Generation, GenerationOptions
+from keepgate.sessions.history import History
+from keepgate.sessions.keeping import Durability
+from keepgate.sessions.records import Record
+from keepgate.sessions.table import Entry, Session
+
+if TYPE_CHECKING:
+    from keepgate.sequences import Outcome, Sequences
+
+log = structlog.get_logger(__name__)
+
+
+class Recall:
+    """Of the sessions of `sequences`. Digests are those of the requests that came again."""
+
+    def __init__(self, sequences: Sequences) -> None:
+        self._sequences = sequences
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def job(self, session: Session[Outcome], job: Job, digest: bytes) -> None:
+        """Have a step or a score that came again answered: `job` gets settled.
+
+        With PositionMismatchError or StepMismatchError, if the session was not asked for that before. Raises
+        StepsExhaustedError.
+        """
+        reservation = self._sequences.reserved(len(job.inputs))
+        task = asyncio.ensure_future(self._job(session, job, digest))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        reservation.__enter__()
+        job.when_done(lambda _: reservation.__exit__())
+
+    async def generation(
+        self, session: Session[Outcome], position: int, digest: bytes, options: GenerationOptions
+    ) -> Generation:
+        """The generation that this request began, as far as it got; it can go on if nothing came after it.
+
+        Raises PositionMismatchError, StepMismatchError, StoreUnavailableError, SessionGoneError,
+        StepsExhaustedError.
+        """
+        history, records = await self._find(session, position, digest)
+        prompt, end = records[0], records[-1].end
+        entry: Entry[Outcome] = Entry(session, position, end - position, digest)
+        entry.unapplied = 0
+        generation = self._sequences.generation_of(entry, len(prompt.inputs), options)
+        jobs = [
+            Job(record.inputs, record.start, kind=record.kind, options=record.options) for record in records
+        ]
+        for job in jobs:
+            generation.expect(job)
+        with self._sequences.reserved(end - position):
+            self._run(session, history, position, jobs)
+            await jobs[-1].wait()
+        if [record.inputs[0] for record in records[1:]] != generation.tokens[: len(records) - 1].tolist():
+            log.warning("a generation was repeated with other tokens", session=session.session_id)
+        self._sequences.table.attach(entry, generation)
+        return generation
+
+    async def _job(self, session: Session[Outcome], job: Job, digest: bytes) -> None:
+        try:
+            history, _ = await self._find(session, job.start, digest)
+        except RequestError as error:
+            job.error = error
+            job.settle()
+            return
+        self._run(session, history, job.start, [job])
+
+    async def _find(
+        self, session: Session[Outcome], position: int, digest: bytes
+    ) -> tuple[History, list[Record]]:
+        """The session's history, and what it has of the request."""
+        keeping = session.keeping
+        if keeping.durability is Durability.ALWAYS and keeping.journal.is_unwritten(keeping):
+            await self._sequences.keeper.stored(keeping)  # nothing is acknowledged before it is durable
+        history = await self._sequences.residents(session.model).recall(session)
+        records = history.find(position)
+        if not records:
+            raise PositionMismatchError(session.session_id, position, session.tail)
+        if records[0].digest != digest:
+            raise StepMismatchError(session.session_id, position, session.tail)
+        return history, records
+
+    def _run(self, session: Session[Outcome], history: History, position: int, jobs: list[Job]) -> None:
+        state, start, inputs = history.state_before(position)
+        replay = [] if inputs is None else [Job(inputs, start, quiet=True)]
+        self._sequences.residents(session.model).run_from(state, replay + jobs)
+

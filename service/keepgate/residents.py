@@ -1,0 +1,307 @@
+"""Sessions of one model version, and the slots that their states take turns in.
+
+There may be many more sessions than slots. A session that is to be stepped and has no slot gets one: its state is
+made again from its history, which is fetched from the store if it is only there. When all slots are taken, the
+session that was used least recently gives its slot up; what makes its state goes to the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+import structlog
+
+from keepgate.config import Settings
+from keepgate.engine.engine import Engine
+from keepgate.engine.job import Job
+from keepgate.errors import KeepgateError, SessionLostError, StoreError, StoreUnavailableError
+from keepgate.models.registry import LoadedModel
+from keepgate.sessions.history import History
+from keepgate.sessions.records import Codec
+from keepgate.sessions.table import NO_SLOT, Session
+
+LOOKED_AT = 32
+"""Sessions of which one may be found to give up its slot."""
+
+log = structlog.get_logger(__name__)
+
+Failed = Callable[[Session[Any], list[Job], KeepgateError], None]
+
+
+class Residents:
+    """on_failed(session, jobs, error): the jobs were given to `submit`, and none of them will be done.
+
+    If the error is a SessionLostError, nor will any others be.
+    """
+
+    def __init__(self, model: LoadedModel, engine: Engine, settings: Settings, on_failed: Failed) -> None:
+        self.codec = Codec(model.spec)
+        self.paged_out = 0
+        self.paged_in = 0
+        self._slots = model.network.slots
+        self._engine = engine
+        self._settings = settings
+        self._on_failed = on_failed
+        self._recent: OrderedDict[Session[Any], None] = OrderedDict()  # those with slots, the last used last
+        self._jobs: dict[Session[Any], list[Job]] = {}  # of sessions that are on their way to a slot
+        self._replaying: set[Session[Any]] = set()
+        self._queue: deque[Callable[[int], None]] = deque()  # those who wait for a slot
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def history(self, position: int = 0, state: bytes | None = None) -> History:
+        """The history of a new session."""
+        return History(self.codec, *self._retention, position, state)
+
+    def add(self, session: Session[Any]) -> None:
+        """A session that was given a slot of this model."""
+        self._recent[session] = None
+
+    def submit(self, session: Session[Any], job: Job) -> None:
+        """Have a job done on the session's state, after those that were given before."""
+        jobs = self._jobs.get(session)
+        if jobs is not None:
+            jobs.append(job)
+        elif session.slot != NO_SLOT and self._own(session):
+            self._hand(session, job)
+        else:
+            self._jobs[session] = [job]
+            self._bring(session)
+
+    def bring(self, session: Session[Any]) -> None:
+        """Have an idle session's state in a slot soon."""
+        if session.slot == NO_SLOT and session not in self._jobs:
+            self._jobs[session] = []
+            self._bring(session)
+
+    def used(self, session: Session[Any]) -> None:
+        """The session was used just now; it gives up its slot after all others."""
+        if session in self._recent:
+            self._recent.move_to_end(session)
+
+    def serve_queue(self) -> None:
+        """Jobs were done, so sessions may have become idle, and slots free."""
+        while self._queue:
+            slot = self._allocate()
+            if slot is None:
+                return
+            self._queue.popleft()(slot)
+
+    def is_idle(self, session: Session[Any]) -> bool:
+        """Whether nothing is being done with the session's state."""
+        at_rest = session.position == session.tail
+        return at_rest and session not in self._jobs and session not in self._replaying
+
+    def remove(self, session: Session[Any]) -> None:
+        """The session is over, and nothing is in flight. Its slot is free once no replay needs it."""
+        if session in self._replaying:
+            return
+        slot = session.take_free_slot()
+        if slot is not None:
+            self._recent.pop(session, None)
+            if self._slots.release(slot):
+                self.serve_queue()
+
+    def leave(self, session: Session[Any]) -> None:
+        """Take an idle session's slot away; it comes back from its history."""
+        slot, session.slot = session.slot, NO_SLOT
+        if slot != NO_SLOT:
+            del self._recent[session]
+            self._slots.release(slot)
+
+    def share(self, session: Session[Any], twin: Session[Any]) -> None:
+        """Give `twin` the state of an idle session: the same slot, till one of them is stepped."""
+        if session.slot != NO_SLOT:
+            twin.slot = self._slots.share(session.slot)
+            self._recent[twin] = None
+
+    def with_slot(self, then: Callable[[int], None]) -> None:
+        """Call `then` with a slot of its own, at once or when there is one; zeros are in it."""
+        slot = None if self._queue else self._allocate()
+        if slot is None:
+            self._queue.append(then)
+        else:
+            then(slot)
+
+    def release(self, slot: int) -> None:
+        """Give back what `with_slot` gave."""
+        self._slots.release(slot)
+        self.serve_queue()
+
+    async def state(self, session: Session[Any]) -> bytes:
+        """The state of an idle session. Raises as `recall`."""
+        if session.slot != NO_SLOT and self.is_idle(session):
+            return self._slots.read(session.slot)
+        history = await self.recall(session)
+        return await self.replay(history, history.position)
+
+    async def recall(self, session: Session[Any]) -> History:
+        """The session's history; a copy for the moment if it is in the store alone.
+
+        Raises StoreUnavailableError, SessionLostError.
+        """
+        keeping = session.keeping
+        if keeping.history is not None:
+            return keeping.history
+        try:
+            held = await keeping.journal.fetch(session.session_id)
+        except StoreError as error:
+            raise StoreUnavailableError from error
+        if held is None or held.epoch != keeping.epoch:
+            raise SessionLostError(session.session_id)
+        try:
+            return History.restore(held.items, self.codec, *self._retention)
+        except ValueError as error:
+            log.error("a stored session is damaged", session=session.session_id, error=str(error))
+            raise SessionLostError(session.session_id) from error
+
+    async def replay(self, history: History, position: int) -> bytes:
+        """The state at a position of a history."""
+        state, start, inputs = history.state_before(position)
+        if inputs is None and state is not None:
+            return state
+        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def begin(slot: int) -> None:
+            if state is not None:
+                self._slots.write(slot, state)
+            if inputs is None:
+                finish(slot)
+                return
+            job = Job(inputs, start, slot=slot, quiet=True)
+            job.when_done(lambda job: finish(slot) if job.error is None else fail(slot, job.error))
+            self._engine.submit(job)
+
+        def finish(slot: int) -> None:
+            if not done.done():
+                done.set_result(self._slots.read(slot))
+            self.release(slot)
+
+        def fail(slot: int, error: Exception) -> None:
+            if not done.done():
+                done.set_exception(error)
+            self.release(slot)
+
+        self.with_slot(begin)
+        return await done
+
+    def run_from(self, state: bytes | None, jobs: list[Job]) -> None:
+        """Do jobs one after the other from a state (None: zeros), on no session, in a slot of their own.
+
+        What they say is settled as the engine is done with each.
+        """
+
+        def begin(slot: int) -> None:
+            if state is not None:
+                self._slots.write(slot, state)
+            jobs[-1].when_done(lambda _: self.release(slot))
+            for job in jobs:
+                job.slot = slot
+                self._engine.submit(job)
+
+        self.with_slot(begin)
+
+    async def close(self) -> None:
+        """Stop fetching sessions."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- inside ---
+
+    @property
+    def _retention(self) -> tuple[int, int]:
+        return self._settings.retained_steps, self._settings.snapshot_steps
+
+    def _hand(self, session: Session[Any], job: Job) -> None:
+        job.slot = session.slot
+        if session.keeping.history.wants_state(job.end):
+            job.keep_state = True
+        self._engine.submit(job)
+
+    def _own(self, session: Session[Any]) -> bool:
+        """Whether the session's slot is its own, now if not before. If not, it has none any more."""
+        if not self._slots.is_shared(session.slot):
+            return True
+        own = self._slots.separate(session.slot)
+        if own is None and self._give_up_one():
+            own = self._slots.separate(session.slot)
+        if own is not None:
+            session.slot = own
+            return True
+        self._page_out(session)
+        return False
+
+    def _bring(self, session: Session[Any]) -> None:
+        if session.keeping.history is not None:
+            session.keeping.leaving = False
+            self.with_slot(lambda slot: self._place(session, slot))
+            return
+        task = asyncio.ensure_future(self._fetch(session))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fetch(self, session: Session[Any]) -> None:
+        try:
+            history = await self.recall(session)
+        except (StoreUnavailableError, SessionLostError) as error:
+            self._on_failed(session, self._jobs.pop(session), error)
+            return
+        if session.keeping.history is None:
+            session.keeping.history = history
+        session.keeping.leaving = False
+        self.paged_in += 1
+        self.with_slot(lambda slot: self._place(session, slot))
+
+    def _place(self, session: Session[Any], slot: int) -> None:
+        """Make a session's state again, and let the jobs that waited for it follow."""
+        keeping = session.keeping
+        if session.ended is not None and not self._jobs[session]:
+            del self._jobs[session]
+            self.release(slot)
+            return
+        keeping.leaving = False
+        state, start, inputs = keeping.history.state_before(session.position)
+        if state is not None:
+            self._slots.write(slot, state)
+        session.slot = slot
+        self._recent[session] = None
+        if inputs is not None:
+            self._replaying.add(session)
+            replay = Job(inputs, start, slot=slot, quiet=True)
+            replay.when_done(lambda _: self._replayed(session))
+            self._engine.submit(replay)
+        for job in self._jobs.pop(session):
+            self._hand(session, job)
+
+    def _replayed(self, session: Session[Any]) -> None:
+        self._replaying.discard(session)
+        if session.ended is not None:
+            self.remove(session)
+
+    def _allocate(self) -> int | None:
+        slot = self._slots.allocate()
+        while slot is None and self._give_up_one():
+            slot = self._slots.allocate()
+        return slot
+
+    def _give_up_one(self) -> bool:
+        """Page out the session that was used least recently, of some that are idle. Whether one was."""
+        for session in list(islice(self._recent, LOOKED_AT)):
+            if self.is_idle(session):
+                self._page_out(session)
+                return True
+            self._recent.move_to_end(session)
+        return False
+
+    def _page_out(self, session: Session[Any]) -> None:
+        keeping = session.keeping
+        if session.position == keeping.history.position:
+            keeping.history.keep_state(self._slots.read(session.slot))
+        self.leave(session)
+        self.paged_out += 1
+        keeping.leaving = True
+        keeping.write()

@@ -1,0 +1,83 @@
+"""What a session was asked to do, as bytes: one record for every job that changed its state.
+
+A record has all that the job's answer depends on beside the state before it, so that the same state and the
+same record give the same answer again, bit by bit. Layout, little-endian:
+
+    kind u8 | flags u8 | inputs u32 | options, if OWN_OPTIONS | token ids u32 each or float32 vectors
+
+Options that are those of the record before are not repeated; the first record of a run has its own.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keepgate_kernels.spec import ModelSpec, TokenInput
+from numpy.typing import NDArray
+
+from keepgate.request import NO_OPTIONS, Kind, Options, digest
+
+HEADER = struct.Struct("<BBI")
+OWN_OPTIONS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """start: the session's position before the inputs, uint32 [T] or float32 [T, K]."""
+
+    start: int
+    kind: Kind
+    inputs: NDArray[Any]
+    options: Options
+
+    @property
+    def end(self) -> int:
+        """The position after the inputs."""
+        return self.start + len(self.inputs)
+
+    @property
+    def digest(self) -> bytes:
+        """That of the request."""
+        return digest(self.kind, self.inputs, self.options)
+
+
+class Codec:
+    """Records of one model's sessions to bytes and back."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        tokens = isinstance(spec.input, TokenInput)
+        self._shape: tuple[int, ...] = (-1,) if tokens else (-1, spec.input_size)
+        self._type = np.dtype("<u4" if tokens else "<f4")
+        self._input_bytes = 4 if tokens else 4 * spec.input_size
+
+    def encode(self, kind: Kind, inputs: NDArray[Any], options: Options | None) -> bytes:
+        """options None: those of the record before."""
+        values = np.ascontiguousarray(inputs, self._type).tobytes()
+        if options is None:
+            return HEADER.pack(kind, 0, len(inputs)) + values
+        return HEADER.pack(kind, OWN_OPTIONS, len(inputs)) + options.pack() + values
+
+    def decode(self, start: int, run: bytes | bytearray) -> Iterator[Record]:
+        """The records of a run whose first one is at `start`. Raises ValueError if it is damaged."""
+        offset = 0
+        options = NO_OPTIONS
+        while offset < len(run):
+            try:
+                kind, flags, count = HEADER.unpack_from(run, offset)
+                offset += HEADER.size
+                if flags & OWN_OPTIONS:
+                    options, offset = Options.unpack(run, offset)
+                end = offset + count * self._input_bytes
+                if count < 1 or end > len(run):
+                    raise ValueError(f"{count} inputs from byte {offset} of {len(run)}")
+                inputs = np.frombuffer(bytes(run[offset:end]), self._type).reshape(self._shape)
+                record = Record(start, Kind(kind), inputs, options)
+            except (struct.error, ValueError) as error:
+                raise ValueError(f"a journal's record at position {start} is damaged: {error}") from error
+            yield record
+            start = record.end
+            offset = end
