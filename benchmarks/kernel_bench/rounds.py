@@ -16,8 +16,8 @@ SERIES_SECONDS = 0.006
 """How long one measurement lasts, where a single call does not take longer: long against the clock, short
 enough for many rounds."""
 WARM_SECONDS = 0.008
-"""How long a contender runs before it is measured, at least once: weights of tens of MiB are back in the cache
-that the contender before has taken only after some passes."""
+"""How long a contender runs before it is measured, at least once: weights of tens of MiB come back into the
+caches, which had the contender before, only after some passes."""
 
 UNDISTURBED = 0.98
 """Share of a processor from which on a series counts as undisturbed."""
