@@ -108,6 +108,11 @@ class LayerSpec:
         return self.cell.projection or self.hidden_size
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether every h of the layer lies in [-1, 1]."""
+        return self.cell.kind is not CellKind.RNN_RELU and not self.cell.projection
+
+    @property
     def cell_state_size(self) -> int:
         """Width of c: H for cells that have one, else 0."""
         return self.hidden_size if self.cell.kind in HAS_CELL_STATE else 0

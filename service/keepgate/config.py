@@ -19,6 +19,7 @@ from pydantic_settings import (
 from keepgate.cores import usable_cores
 from keepgate.errors import ConfigError
 from keepgate.models.precision import PrecisionChoice
+from keepgate.sessions.durability import Durability
 
 PREFIX = "KEEPGATE_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
@@ -62,7 +63,29 @@ class Settings(BaseSettings):
         description="threads that a heavy batch may use; 0: as many as there are cores, at most "
         f"{DEFAULT_THREADS}",
     )
-    max_sessions: int = Field(10_000, ge=1, le=10_000_000, description="open sessions of each model version")
+    max_sessions: int = Field(100_000, ge=1, le=10_000_000, description="open sessions of each model version")
+    slots: int = Field(
+        10_000, ge=1, le=10_000_000, description="sessions of each model version whose state is in memory"
+    )
+    store: str = Field(
+        "", description="where durable sessions are kept: sqlite:PATH or redis://HOST:PORT/DB; empty: nowhere"
+    )
+    durability: Durability = Field(
+        Durability.NONE,
+        description="what of a session survives the server by default: none, everysec or always",
+    )
+    retained_steps: int = Field(
+        4_096, ge=0, le=1 << 24, description="steps that a session can be rewound, at least"
+    )
+    snapshot_steps: int = Field(
+        512, ge=1, le=1 << 20, description="steps between the states that a session's history keeps"
+    )
+    lease_seconds: float = Field(
+        5.0,
+        allow_inf_nan=False,
+        ge=0.5,
+        description="silence after which other servers may take over this one's sessions in a shared store",
+    )
     idle_ttl_seconds: float = Field(
         3_600.0,
         allow_inf_nan=False,
@@ -115,6 +138,10 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"idle_ttl_seconds: got {self.idle_ttl_seconds}, expected at most "
                 f"idle_ttl_limit_seconds, {self.idle_ttl_limit_seconds}"
+            )
+        if self.durability is not Durability.NONE and not self.store:
+            raise ValueError(
+                f"durability: got {self.durability}, which needs a store; expected none or a store"
             )
         if self.max_inputs_per_request > self.max_pending_steps:
             raise ValueError(

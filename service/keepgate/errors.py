@@ -276,7 +276,9 @@ class SessionElsewhereError(RetryLaterError):
     reason = "SESSION_ELSEWHERE"
 
     def __init__(self, session_id: str, retry_after: float) -> None:
-        super().__init__(f"session {session_id!r} belongs to another server that lives", session_id=session_id)
+        super().__init__(
+            f"session {session_id!r} belongs to another server that lives", session_id=session_id
+        )
         self.retry_after = retry_after
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 
 import structlog
-from keepgate_kernels import RUNG_NAME
+from keepgate_kernels import cpu_info
 
 from keepgate.config import Settings
 from keepgate.errors import (
@@ -23,9 +23,10 @@ from keepgate.errors import (
     StoreUnavailableError,
 )
 from keepgate.models.registry import LoadedModel, Registry
+from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
 from keepgate.sessions.journal import Journal
-from keepgate.sessions.keeping import Durability, Keeping, Meta
+from keepgate.sessions.keeping import Keeping, Meta
 from keepgate.sessions.stores.base import META, Held, Refusal, Store
 
 EPOCH_BITS = 48
@@ -65,9 +66,7 @@ class Keeper:
         history: History,
     ) -> Keeping:
         """The lasting part of a new session. The server has a store if `durability` needs one."""
-        network = model.network
-        kernel = f"{RUNG_NAME}/{network.precision}"
-        meta = Meta(model.key, network.fingerprint, kernel, durability, ttl, time.time())
+        meta = Meta(model.key, model.network.fingerprint, _kernel(model), durability, ttl, time.time())
         return Keeping(session_id, meta, self._journal(durability), secrets.randbits(EPOCH_BITS), history)
 
     def check_usable(self, durability: Durability) -> None:
@@ -85,8 +84,7 @@ class Keeper:
         if self._lasting is None:
             return []
         store = self._lasting.store
-        found = await self._lasting.call(lambda: list(store.held()))
-        return found if isinstance(found, list) else []
+        return await self._lasting.call(lambda: list(store.held()))
 
     async def claim(self, session_id: str) -> Held | None:
         """Take over a session from the shared store, if it is there.
@@ -115,11 +113,11 @@ class Keeper:
         model = self._registry.find(meta.model)
         if model is None or model.network.fingerprint != meta.weights:
             fault = "is not loaded here" if model is None else "has other weights here"
-            error = SessionModelError(held.session_id, meta.model.name, meta.model.version, fault)
-            self._stranded[held.session_id] = error
-            raise error
+            stranded = SessionModelError(held.session_id, meta.model.name, meta.model.version, fault)
+            self._stranded[held.session_id] = stranded
+            raise stranded
         keeping = Keeping(held.session_id, meta, self._lasting, held.epoch, None, durable=held.position)
-        kernel = f"{RUNG_NAME}/{model.network.precision}"
+        kernel = _kernel(model)
         if kernel != meta.kernel:
             log.warning(
                 "a session goes on with another kernel", session=held.session_id, was=meta.kernel, now=kernel
@@ -164,3 +162,8 @@ class Keeper:
         if self._lasting is None:
             raise RuntimeError(f"durability {durability} without a store")
         return self._lasting
+
+
+def _kernel(model: LoadedModel) -> str:
+    """What computes the model's states: two of the same give the same bits."""
+    return f"{cpu_info()['rung']}/{model.network.precision}"

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from keepgate.errors import InvalidArgumentError, NotRetainedError
 from keepgate.models.registry import LoadedModel
 from keepgate.sessions import blob
-from keepgate.sessions.keeping import Durability
+from keepgate.sessions.durability import Durability
 from keepgate.sessions.table import Session
 
 if TYPE_CHECKING:
-    from keepgate.sequences import Outcome, Sequences
+    from keepgate.directory import Outcome
+    from keepgate.sequences import Sequences
 
 
 async def fork(

@@ -1,7 +1,7 @@
 """Answers given before, computed again: what a session retains makes the same state, and so the same answer.
 
-A retry of the request applied last finds its answer in the session table. All others that the session's history
-reaches back to, and those of a session that was paged out or recovered, come from here.
+A retry of the request applied last finds its answer in the session table. All others that the session's
+history reaches back to, and those of a session that was paged out or recovered, come from here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import structlog
 from keepgate.engine.job import Job
 from keepgate.errors import PositionMismatchError, RequestError, StepMismatchError
 from keepgate.generation import Generation, GenerationOptions
+from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
-from keepgate.sessions.keeping import Durability
 from keepgate.sessions.records import Record
 from keepgate.sessions.table import Entry, Session
 
 if TYPE_CHECKING:
-    from keepgate.sequences import Outcome, Sequences
+    from keepgate.directory import Outcome
+    from keepgate.sequences import Sequences
 
 log = structlog.get_logger(__name__)
 
@@ -99,4 +100,3 @@ class Recall:
         state, start, inputs = history.state_before(position)
         replay = [] if inputs is None else [Job(inputs, start, quiet=True)]
         self._sequences.residents(session.model).run_from(state, replay + jobs)
-

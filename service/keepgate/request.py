@@ -47,8 +47,8 @@ class Options(NamedTuple):
     more: bytes = b""
 
     def pack(self) -> bytes:
-        """Little-endian: temperature f64, top_k u32, top_p f64, seed u64; top_k u32, logits, hidden and state of
-        what is wanted; the length u32 of `more`, and `more`."""
+        """Little-endian: temperature f64, top_k u32, top_p f64, seed u64; top_k u32, logits, hidden and state
+        of what is wanted; the length u32 of `more`, and `more`."""
         sampling, wants = self.sampling, self.wants
         packed = _PACKED.pack(
             sampling.temperature,

@@ -1,8 +1,8 @@
 """Sessions of one model version, and the slots that their states take turns in.
 
-There may be many more sessions than slots. A session that is to be stepped and has no slot gets one: its state is
-made again from its history, which is fetched from the store if it is only there. When all slots are taken, the
-session that was used least recently gives its slot up; what makes its state goes to the store.
+There may be many more sessions than slots. A session that is to be stepped and has no slot gets one: its
+state is made again from its history, which is fetched from the store if it is only there. When all slots are
+taken, the session that was used least recently gives its slot up; what makes its state goes to the store.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class Residents:
 
     def _hand(self, session: Session[Any], job: Job) -> None:
         job.slot = session.slot
-        if session.keeping.history.wants_state(job.end):
+        if session.keeping.known.wants_state(job.end):
             job.keep_state = True
         self._engine.submit(job)
 
@@ -264,7 +264,7 @@ class Residents:
             self.release(slot)
             return
         keeping.leaving = False
-        state, start, inputs = keeping.history.state_before(session.position)
+        state, start, inputs = keeping.known.state_before(session.position)
         if state is not None:
             self._slots.write(slot, state)
         session.slot = slot
@@ -299,8 +299,8 @@ class Residents:
 
     def _page_out(self, session: Session[Any]) -> None:
         keeping = session.keeping
-        if session.position == keeping.history.position:
-            keeping.history.keep_state(self._slots.read(session.slot))
+        if session.position == keeping.known.position:
+            keeping.known.keep_state(self._slots.read(session.slot))
         self.leave(session)
         self.paged_out += 1
         keeping.leaving = True

@@ -1,63 +1,45 @@
 """What the server does with sequences, in the terms of the domain: no gRPC, no protobuf.
 
-Joins the registry, the session table, what keeps sessions, and one engine per loaded model. Every protocol calls
-this. Used from one event loop. Inputs are checked where they are converted: what comes here is valid for its
-model.
+Joins the directory of sessions with one engine per loaded model. Every protocol calls this. Used from one
+event loop. Inputs are checked where they are converted: what comes here is valid for its model.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from keepgate.config import Settings
+from keepgate.directory import Directory, Outcome
 from keepgate.engine.engine import ComputeThread, Engine
 from keepgate.engine.job import Job, Scores
 from keepgate.errors import (
-    DrainingError,
-    InvalidArgumentError,
     KeepgateError,
     PositionMismatchError,
     RequestError,
-    SessionBusyError,
-    SessionExistsError,
-    SessionGoneError,
     SessionLostError,
-    SessionModelError,
     SessionMovedError,
-    SessionsExhaustedError,
     StepsExhaustedError,
 )
 from keepgate.generation import Generation, GenerationOptions
-from keepgate.keeper import ENDED, Keeper
+from keepgate.keeper import Keeper
 from keepgate.models.registry import LoadedModel, Registry
 from keepgate.recall import Recall
 from keepgate.request import NO_OPTIONS, Kind, Options, digest
 from keepgate.residents import Residents
-from keepgate.sessions.history import History
-from keepgate.sessions.keeping import Durability
-from keepgate.sessions.stores.base import Held, Refusal
-from keepgate.sessions.table import Entry, ModelKey, Session, SessionTable
+from keepgate.sessions.durability import Durability
+from keepgate.sessions.stores.base import Refusal
+from keepgate.sessions.table import Entry, Session
 
-Outcome = Job | Generation
 Kept = TypeVar("Kept", Job, Generation)
 
-SESSION_ID_PATTERN = re.compile(r"[A-Za-z0-9._~-]{1,128}")
-SESSION_ID_BYTES = 16
 
-log = structlog.get_logger(__name__)
-
-
-class Sequences:
-    """The sessions of all loaded models."""
+class Sequences(Directory):
+    """The sessions of all loaded models, and the work on them."""
 
     def __init__(
         self,
@@ -66,15 +48,8 @@ class Sequences:
         keeper: Keeper,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.registry = registry
-        self.settings = settings
-        self.keeper = keeper
-        self.table: SessionTable[Outcome] = SessionTable()
-        self.draining = asyncio.Event()
-        self._clock = clock
+        super().__init__(registry, settings, keeper, clock)
         self._compute = ComputeThread()
-        self._residents: dict[ModelKey, Residents] = {}
-        self._claims: dict[str, asyncio.Future[None]] = {}
         self._pending = 0  # inputs admitted and not yet applied
         self._recall = Recall(self)
         for model in registry:
@@ -84,123 +59,6 @@ class Sequences:
         """Take sessions of one more model version."""
         engine = Engine(model.network, self._compute, self._on_done, max_lanes=self.settings.max_batch)
         self._residents[model.key] = Residents(model, engine, self.settings, self._not_brought)
-
-    async def recover(self) -> None:
-        """At start: know the sessions that this server has in its store. Raises StoreError."""
-        known = 0
-        for held in await self.keeper.held():
-            try:
-                self._adopt(held)
-                known += 1
-            except (SessionModelError, SessionGoneError) as error:
-                if not held.ended:
-                    log.warning("a stored session cannot go on", error=str(error))
-        if known:
-            log.info("sessions recovered", sessions=known)
-
-    # --- sessions ---
-
-    async def open(
-        self,
-        model: LoadedModel,
-        session_id: str = "",
-        *,
-        ttl: float | None = None,
-        durability: Durability | None = None,
-        state: bytes | None = None,
-    ) -> Session[Outcome]:
-        """A new session at position 0. session_id "", ttl None and durability None leave the choice to the server.
-
-        state: as `Slots.read` returns it; None for zeros. Raises InvalidArgumentError, SessionExistsError,
-        SessionsExhaustedError, DrainingError, StoreUnavailableError.
-        """
-        return await self.begin(
-            model, session_id, self.residents(model.key).history(0, state), ttl=ttl, durability=durability
-        )
-
-    async def begin(
-        self,
-        model: LoadedModel,
-        session_id: str,
-        history: History,
-        *,
-        ttl: float | None,
-        durability: Durability | None,
-        twin_of: Session[Outcome] | None = None,
-    ) -> Session[Outcome]:
-        """A new session with a history, or a copy of the one that has it. Arguments and errors as for `open`."""
-        if self.draining.is_set():
-            raise DrainingError
-        session_id = session_id or secrets.token_hex(SESSION_ID_BYTES)
-        if not SESSION_ID_PATTERN.fullmatch(session_id):
-            raise InvalidArgumentError(
-                "session_id", f"{session_id[:129]!r}", "1 to 128 characters of [A-Za-z0-9._~-]"
-            )
-        ttl = self._checked_ttl(ttl)
-        durability = self.settings.durability if durability is None else durability
-        self.keeper.check_usable(durability)
-        self.expire()
-        self.table.check_absent(session_id)
-        limit = self.settings.max_sessions
-        if self.table.count(model.key) >= limit:
-            raise SessionsExhaustedError(model.key.name, model.key.version, limit)
-        keeping = self.keeper.create(session_id, model, ttl, durability, history)
-        session = self.table.open(
-            session_id, model.key, keeping, self._clock(), ttl=ttl, position=history.position
-        )
-        self._bind(session)
-        if twin_of is not None:
-            self.residents(model.key).share(twin_of, session)
-        if durability is not Durability.NONE:
-            await self.keeper.stored(keeping)
-        return session
-
-    async def find(self, session_id: str) -> Session[Outcome]:
-        """An open session, from the shared store if it is there and no other server has it.
-
-        Raises SessionGoneError, SessionModelError, SessionElsewhereError, StoreUnavailableError;
-        InvalidArgumentError if the id is empty.
-        """
-        if not session_id:
-            raise InvalidArgumentError("session_id", "nothing", "the id of an open session")
-        if self.table.find(session_id) is None:
-            self.keeper.check_here(session_id)
-            if self.keeper.is_shared:
-                await self._claim(session_id)
-        return self.table.get(session_id, self._clock())
-
-    def model_of(self, session: Session[Outcome]) -> LoadedModel:
-        return self.registry.at(session.model)
-
-    def residents(self, key: ModelKey) -> Residents:
-        return self._residents[key]
-
-    async def close(self, session: Session[Outcome]) -> int:
-        """End a session; its last position. Raises SessionGoneError."""
-        self.table.close(session.session_id, self._clock())
-        self._settle_end(session)
-        if session.keeping.durability is Durability.ALWAYS and session.keeping.is_over:
-            await self.keeper.stored(session.keeping)
-        return session.tail
-
-    def page(self, after: int, size: int, model: str) -> tuple[list[Session[Outcome]], bool, int]:
-        """Sessions created after serial `after`, whether more follow, and how many match in all."""
-        sessions, more = self.table.page(after, size, model, self._clock())
-        return sessions, more, self.table.total(model)
-
-    def expire(self) -> int:
-        """End the sessions that nobody used in time; how many."""
-        expired = self.table.expire(self._clock())
-        for session in expired:
-            self._settle_end(session)
-        return len(expired)
-
-    def check_idle(self, session: Session[Outcome]) -> None:
-        """Raises SessionBusyError if work is in flight, SessionGoneError if the session is over."""
-        if session.ended is not None:
-            raise session.ended(session.session_id)
-        if not self.residents(session.model).is_idle(session):
-            raise SessionBusyError(session.session_id, session.tail - session.position)
 
     # --- work ---
 
@@ -280,9 +138,9 @@ class Sequences:
 
     # --- the end ---
 
-    def drain(self) -> None:
-        """Refuse new sessions from now on. Work on open ones goes on."""
-        self.draining.set()
+    async def flush(self) -> None:
+        """Return once the store knows all that was done."""
+        await self.keeper.flush()
 
     async def stop(self) -> None:
         """Wait for the batch that is being computed, and compute no more. What is not flushed is lost."""
@@ -292,51 +150,6 @@ class Sequences:
         await self.keeper.close()
 
     # --- inside ---
-
-    def _checked_ttl(self, ttl: float | None) -> float:
-        limit = self.settings.idle_ttl_limit_seconds
-        if ttl is None:
-            return self.settings.idle_ttl_seconds
-        if not 0 < ttl <= limit:
-            raise InvalidArgumentError("idle_ttl", f"{ttl:g} s", f"more than 0 and at most {limit:g} s")
-        return ttl
-
-    def _bind(self, session: Session[Outcome]) -> None:
-        session.keeping.on_gone = lambda refusal: self._gone(session, refusal)
-        session.keeping.on_left = session.entries.clear
-
-    def _gone(self, session: Session[Outcome], refusal: Refusal) -> None:
-        """The store refuses what happens to a session: it is another server's."""
-        if refusal is Refusal.FENCED:
-            log.warning("a session was taken over by another server", session=session.session_id)
-        self.table.end(session, SessionMovedError)
-        self._settle_end(session)
-
-    async def _claim(self, session_id: str) -> None:
-        running = self._claims.get(session_id)
-        if running is not None:
-            await running
-            return
-        done = self._claims[session_id] = asyncio.get_running_loop().create_future()
-        try:
-            held = await self.keeper.claim(session_id)
-            if held is not None and self.table.find(session_id) is None:
-                self._adopt(held)
-        finally:
-            del self._claims[session_id]
-            done.set_result(None)
-
-    def _adopt(self, held: Held) -> None:
-        """Raises SessionGoneError, SessionModelError."""
-        if held.ended:
-            self.table.remember(held.session_id, ENDED.get(held.ended, SessionLostError))
-            return
-        keeping, model = self.keeper.adopt(held)
-        session = self.table.open(
-            held.session_id, model.key, keeping, self._clock(), ttl=keeping.meta.ttl, position=held.position
-        )
-        session.may_have_lost = True
-        self._bind(session)
 
     def _request(
         self,
@@ -438,12 +251,6 @@ class Sequences:
             job.error = error if isinstance(error, RequestError) else SessionLostError(session.session_id)
             job.settle()
         self._settle_end(session)
-
-    def _settle_end(self, session: Session[Outcome]) -> None:
-        """If a session is over and nothing of it is in flight, give back what it has."""
-        if session.ended is not None and session.position == session.tail:
-            self.residents(session.model).remove(session)
-            self.keeper.over(session.keeping, session.ended)
 
 
 class Reservation:

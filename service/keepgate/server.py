@@ -22,11 +22,13 @@ from keepgate_protos.v1 import models_pb2, models_pb2_grpc, sequences_pb2, seque
 from keepgate import __version__
 from keepgate.config import Settings, load_settings
 from keepgate.errors import ConfigError, KeepgateError, ListenError
+from keepgate.keeper import Keeper
 from keepgate.logs import configure_logs
 from keepgate.models.registry import Registry, load_repository
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
 from keepgate.sequences import Sequences
+from keepgate.sessions.stores import open_store, spill_store
 
 SERVICES = (
     sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
@@ -60,8 +62,10 @@ async def _serve(settings: Settings) -> None:
     if settings.ready_file is not None:
         _check_ready_file(settings.ready_file)  # loading the models takes a while
     registry = _load_models(settings)
-    sequences = Sequences(registry, settings)
+    store = open_store(settings.store, lease_seconds=settings.lease_seconds) if settings.store else None
+    sequences = Sequences(registry, settings, Keeper(registry, settings, store, spill_store()))
     try:
+        await sequences.recover()
         guard = CallGuard()
         server = grpc.aio.server(interceptors=(guard,), options=_options(settings))
         status = _add_services(server, sequences)
@@ -90,14 +94,14 @@ async def _serve(settings: Settings) -> None:
     finally:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
-        sequences.stop()
+        await sequences.stop()
 
 
 def _load_models(settings: Settings) -> Registry:
     report = load_repository(
         settings.models,
         max_bytes=settings.max_model_bytes,
-        slots=settings.max_sessions,
+        slots=settings.slots,
         precision=settings.precision,
         threads=settings.thread_count,
     )
@@ -214,10 +218,19 @@ async def _until_stopped(
         if guard.in_flight:
             log.warning("calls cut off", calls=guard.in_flight)
             guard.cut()
+        await _flush(sequences, settings.drain_seconds)
         await server.stop(FLUSH_SECONDS)
         log.info("stopped")
     finally:
         expiry.cancel()
+
+
+async def _flush(sequences: Sequences, seconds: float) -> None:
+    """Have everything in the store before the end, if the store works."""
+    try:
+        await asyncio.wait_for(sequences.flush(), max(seconds, FLUSH_SECONDS))
+    except TimeoutError:
+        log.error("sessions not stored", reason="the store did not take them before the drain's end")
 
 
 class _Signals:

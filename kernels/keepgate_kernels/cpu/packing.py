@@ -86,7 +86,7 @@ def pack(spec: ModelSpec, tensors: Mapping[str, Float32], precision: str) -> Pac
     ends = np.zeros(1, ENDS)
     for index, layer in enumerate(spec.layers):
         packer.add_layer(layers[index], layer, layer_tensors(tensors, index))
-        layers[index]["input_bounded"] = index > 0 and is_bounded(spec.layers[index - 1])
+        layers[index]["input_bounded"] = index > 0 and spec.layers[index - 1].is_bounded
     end = ends[0]
     packer.add_input(end, int(layers["width"][0]), spec, tensors)
     last = spec.layers[-1]
@@ -94,7 +94,7 @@ def pack(spec: ModelSpec, tensors: Mapping[str, Float32], precision: str) -> Pac
     end["head"] = packer.add_matrix(head)
     end["size"], end["width"] = spec.head.size, head.shape[1] * head.shape[2]
     end["bias"] = packer.buffer.add(_pad(tensors["head.bias"][None], 1, int(end["width"])))
-    end["bounded"] = is_bounded(last)
+    end["bounded"] = last.is_bounded
     return Packed(packer.buffer.joined(), layers, ends)
 
 
@@ -118,7 +118,7 @@ class _Packer:
         row["width"], row["block"] = bias.size, bias.shape[2]
         row["bias"] = self.buffer.add(bias)
         row["options"] = self.buffer.add(_options(layer, own)) if _has_options(layer) else ABSENT
-        row["bounded"] = is_bounded(layer)
+        row["bounded"] = layer.is_bounded
 
         x, h = _by_gate(layer, own["weight_ih"]), _by_gate(layer, own["weight_hh"])
         second = None
@@ -262,11 +262,6 @@ def _linear(matrix: Float32) -> Float32:
 def slack_of_sums(kind: CellKind) -> int:
     """Float32 numbers behind a row of sums: room for the last block of the product that begins at n."""
     return MOST_VECTORS * RUNG.lanes if kind is CellKind.GRU_RESET_BEFORE else 0
-
-
-def is_bounded(layer: LayerSpec) -> bool:
-    """Whether every h of the layer lies in [-1, 1]."""
-    return layer.cell.kind is not CellKind.RNN_RELU and not layer.cell.projection
 
 
 def _has_options(layer: LayerSpec) -> bool:

@@ -12,26 +12,60 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DURABILITY_UNSPECIFIED: _ClassVar[Durability]
+    DURABILITY_NONE: _ClassVar[Durability]
+    DURABILITY_EVERYSEC: _ClassVar[Durability]
+    DURABILITY_ALWAYS: _ClassVar[Durability]
+
+class Residency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESIDENCY_UNSPECIFIED: _ClassVar[Residency]
+    RESIDENCY_RESIDENT: _ClassVar[Residency]
+    RESIDENCY_MEMORY: _ClassVar[Residency]
+    RESIDENCY_STORE: _ClassVar[Residency]
+
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
     FINISH_REASON_MAX_TOKENS: _ClassVar[FinishReason]
     FINISH_REASON_STOP_TOKEN: _ClassVar[FinishReason]
+DURABILITY_UNSPECIFIED: Durability
+DURABILITY_NONE: Durability
+DURABILITY_EVERYSEC: Durability
+DURABILITY_ALWAYS: Durability
+RESIDENCY_UNSPECIFIED: Residency
+RESIDENCY_RESIDENT: Residency
+RESIDENCY_MEMORY: Residency
+RESIDENCY_STORE: Residency
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_MAX_TOKENS: FinishReason
 FINISH_REASON_STOP_TOKEN: FinishReason
 
 class OpenRequest(_message.Message):
-    __slots__ = ("model", "version", "session_id", "idle_ttl")
+    __slots__ = ("model", "version", "session_id", "idle_ttl", "durability", "initial_state")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     IDLE_TTL_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_STATE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     session_id: str
     idle_ttl: _duration_pb2.Duration
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., session_id: _Optional[str] = ..., idle_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    durability: Durability
+    initial_state: _containers.RepeatedCompositeFieldContainer[LayerState]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., session_id: _Optional[str] = ..., idle_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., durability: _Optional[_Union[Durability, str]] = ..., initial_state: _Optional[_Iterable[_Union[LayerState, _Mapping]]] = ...) -> None: ...
+
+class LayerState(_message.Message):
+    __slots__ = ("h", "c")
+    H_FIELD_NUMBER: _ClassVar[int]
+    C_FIELD_NUMBER: _ClassVar[int]
+    h: _containers.RepeatedScalarFieldContainer[float]
+    c: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, h: _Optional[_Iterable[float]] = ..., c: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class OpenResponse(_message.Message):
     __slots__ = ("session",)
@@ -40,7 +74,7 @@ class OpenResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session_id", "model", "version", "position", "created", "last_used", "idle_ttl")
+    __slots__ = ("session_id", "model", "version", "position", "created", "last_used", "idle_ttl", "durability", "durable_position", "oldest_position", "residency")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +82,10 @@ class Session(_message.Message):
     CREATED_FIELD_NUMBER: _ClassVar[int]
     LAST_USED_FIELD_NUMBER: _ClassVar[int]
     IDLE_TTL_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_POSITION_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_POSITION_FIELD_NUMBER: _ClassVar[int]
+    RESIDENCY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     model: str
     version: str
@@ -55,7 +93,11 @@ class Session(_message.Message):
     created: _timestamp_pb2.Timestamp
     last_used: _timestamp_pb2.Timestamp
     idle_ttl: _duration_pb2.Duration
-    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., position: _Optional[int] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., idle_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    durability: Durability
+    durable_position: int
+    oldest_position: int
+    residency: Residency
+    def __init__(self, session_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., position: _Optional[int] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., idle_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., durability: _Optional[_Union[Durability, str]] = ..., durable_position: _Optional[int] = ..., oldest_position: _Optional[int] = ..., residency: _Optional[_Union[Residency, str]] = ...) -> None: ...
 
 class Inputs(_message.Message):
     __slots__ = ("tokens", "text", "features")
@@ -92,17 +134,19 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Outputs(_message.Message):
-    __slots__ = ("top_k", "logits", "hidden")
+    __slots__ = ("top_k", "logits", "hidden", "state")
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     top_k: int
     logits: bool
     hidden: bool
-    def __init__(self, top_k: _Optional[int] = ..., logits: bool = ..., hidden: bool = ...) -> None: ...
+    state: bool
+    def __init__(self, top_k: _Optional[int] = ..., logits: bool = ..., hidden: bool = ..., state: bool = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("token", "text", "log_probability", "top", "logits", "outputs", "hidden")
+    __slots__ = ("token", "text", "log_probability", "top", "logits", "outputs", "hidden", "state")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOG_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +154,7 @@ class Prediction(_message.Message):
     LOGITS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     token: int
     text: str
     log_probability: float
@@ -117,7 +162,8 @@ class Prediction(_message.Message):
     logits: _containers.RepeatedScalarFieldContainer[float]
     outputs: _containers.RepeatedScalarFieldContainer[float]
     hidden: _containers.RepeatedCompositeFieldContainer[Hidden]
-    def __init__(self, token: _Optional[int] = ..., text: _Optional[str] = ..., log_probability: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenProbability, _Mapping]]] = ..., logits: _Optional[_Iterable[float]] = ..., outputs: _Optional[_Iterable[float]] = ..., hidden: _Optional[_Iterable[_Union[Hidden, _Mapping]]] = ...) -> None: ...
+    state: _containers.RepeatedCompositeFieldContainer[LayerState]
+    def __init__(self, token: _Optional[int] = ..., text: _Optional[str] = ..., log_probability: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenProbability, _Mapping]]] = ..., logits: _Optional[_Iterable[float]] = ..., outputs: _Optional[_Iterable[float]] = ..., hidden: _Optional[_Iterable[_Union[Hidden, _Mapping]]] = ..., state: _Optional[_Iterable[_Union[LayerState, _Mapping]]] = ...) -> None: ...
 
 class TokenProbability(_message.Message):
     __slots__ = ("token", "log_probability", "text")
@@ -278,6 +324,74 @@ class ListResponse(_message.Message):
     next_page_token: str
     total: int
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., total: _Optional[int] = ...) -> None: ...
+
+class ForkRequest(_message.Message):
+    __slots__ = ("session_id", "fork_id", "idle_ttl", "durability")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FORK_ID_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TTL_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    fork_id: str
+    idle_ttl: _duration_pb2.Duration
+    durability: Durability
+    def __init__(self, session_id: _Optional[str] = ..., fork_id: _Optional[str] = ..., idle_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
+
+class ForkResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class RewindRequest(_message.Message):
+    __slots__ = ("session_id", "position")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    position: int
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+
+class RewindResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class ExportRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class ExportResponse(_message.Message):
+    __slots__ = ("blob", "position")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    blob: bytes
+    position: int
+    def __init__(self, blob: _Optional[bytes] = ..., position: _Optional[int] = ...) -> None: ...
+
+class ImportRequest(_message.Message):
+    __slots__ = ("blob", "model", "version", "session_id", "idle_ttl", "durability")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TTL_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    blob: bytes
+    model: str
+    version: str
+    session_id: str
+    idle_ttl: _duration_pb2.Duration
+    durability: Durability
+    def __init__(self, blob: _Optional[bytes] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., session_id: _Optional[str] = ..., idle_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., durability: _Optional[_Union[Durability, str]] = ...) -> None: ...
+
+class ImportResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class CloseRequest(_message.Message):
     __slots__ = ("session_id",)

@@ -69,6 +69,26 @@ class SequencesStub(object):
                 request_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.ListRequest.SerializeToString,
                 response_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.ListResponse.FromString,
                 _registered_method=True)
+        self.Fork = channel.unary_unary(
+                '/keepgate.v1.Sequences/Fork',
+                request_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.ForkRequest.SerializeToString,
+                response_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.ForkResponse.FromString,
+                _registered_method=True)
+        self.Rewind = channel.unary_unary(
+                '/keepgate.v1.Sequences/Rewind',
+                request_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.RewindRequest.SerializeToString,
+                response_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.RewindResponse.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_unary(
+                '/keepgate.v1.Sequences/Export',
+                request_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.ExportRequest.SerializeToString,
+                response_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.ExportResponse.FromString,
+                _registered_method=True)
+        self.Import = channel.unary_unary(
+                '/keepgate.v1.Sequences/Import',
+                request_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.ImportRequest.SerializeToString,
+                response_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.ImportResponse.FromString,
+                _registered_method=True)
         self.Close = channel.unary_unary(
                 '/keepgate.v1.Sequences/Close',
                 request_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.CloseRequest.SerializeToString,
@@ -80,7 +100,8 @@ class SequencesServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Open(self, request, context):
-        """Open starts a session at position 0 with a zero state.
+        """Open starts a session at position 0, with a zero state or the one given. A durable session is in the
+        store before the answer comes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +109,8 @@ class SequencesServicer(object):
 
     def Step(self, request, context):
         """Step applies one or more inputs to a session and predicts what comes next. A step that names its
-        position may be sent again for as long as no answer has come: it is applied once.
+        position may be sent again, as long as the session retains that position: it is applied once and
+        answered with the same bits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +152,36 @@ class SequencesServicer(object):
 
     def List(self, request, context):
         """List pages through the caller's sessions, in order of creation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Fork(self, request, context):
+        """Fork starts a session with the state and the history of another, which must have no work in flight.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rewind(self, request, context):
+        """Rewind takes a session back to a position that it retains; what came after it never was. The session
+        must have no work in flight. Sent again, it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """Export returns a session as bytes that Import takes on any server with the same weights. The session
+        must have no work in flight, and goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Import(self, request, context):
+        """Import starts a session that goes on where an exported one was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +231,26 @@ def add_SequencesServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.ListRequest.FromString,
                     response_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.ListResponse.SerializeToString,
+            ),
+            'Fork': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fork,
+                    request_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.ForkRequest.FromString,
+                    response_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.ForkResponse.SerializeToString,
+            ),
+            'Rewind': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rewind,
+                    request_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.RewindRequest.FromString,
+                    response_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.RewindResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_unary_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.ExportRequest.FromString,
+                    response_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.ExportResponse.SerializeToString,
+            ),
+            'Import': grpc.unary_unary_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.ImportRequest.FromString,
+                    response_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.ImportResponse.SerializeToString,
             ),
             'Close': grpc.unary_unary_rpc_method_handler(
                     servicer.Close,
@@ -375,6 +447,114 @@ class Sequences(object):
             '/keepgate.v1.Sequences/List',
             keepgate__protos_dot_v1_dot_sequences__pb2.ListRequest.SerializeToString,
             keepgate__protos_dot_v1_dot_sequences__pb2.ListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Fork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keepgate.v1.Sequences/Fork',
+            keepgate__protos_dot_v1_dot_sequences__pb2.ForkRequest.SerializeToString,
+            keepgate__protos_dot_v1_dot_sequences__pb2.ForkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rewind(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keepgate.v1.Sequences/Rewind',
+            keepgate__protos_dot_v1_dot_sequences__pb2.RewindRequest.SerializeToString,
+            keepgate__protos_dot_v1_dot_sequences__pb2.RewindResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keepgate.v1.Sequences/Export',
+            keepgate__protos_dot_v1_dot_sequences__pb2.ExportRequest.SerializeToString,
+            keepgate__protos_dot_v1_dot_sequences__pb2.ExportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/keepgate.v1.Sequences/Import',
+            keepgate__protos_dot_v1_dot_sequences__pb2.ImportRequest.SerializeToString,
+            keepgate__protos_dot_v1_dot_sequences__pb2.ImportResponse.FromString,
             options,
             channel_credentials,
             insecure,

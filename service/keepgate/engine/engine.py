@@ -80,8 +80,8 @@ class _Batch:
 class Engine:
     """Owns a network and the lanes it computes in. Used from the event loop only.
 
-    on_done gets the jobs that one batch finished, before those who wait for them are told: what
-    must happen for a whole tick at once happens there. It returns those to settle now; it will see to the others.
+    on_done gets the jobs that one batch finished, before those who wait for them are told: what must happen
+    for a whole tick at once happens there. It returns those to settle now; it will see to the others.
     """
 
     def __init__(

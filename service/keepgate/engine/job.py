@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from keepgate.errors import RequestError
 from keepgate.request import NO_OPTIONS, Kind, Options
 
+
 @dataclass(slots=True)
 class Prediction:
     """What the model says after a job's last input.

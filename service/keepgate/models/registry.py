@@ -75,6 +75,14 @@ class Registry:
         """The model of a key that is known to be loaded. Raises KeyError otherwise."""
         return self._models[key]
 
+    def find(self, key: ModelKey) -> LoadedModel | None:
+        """The model of a key, if it is loaded."""
+        return self._models.get(key)
+
+    def with_weights(self, fingerprint: str) -> LoadedModel | None:
+        """A loaded model with these weights, if there is one."""
+        return next((model for model in self if model.network.fingerprint == fingerprint), None)
+
     def get(self, name: str, version: str = "", *, field: str = "model") -> LoadedModel:
         """A loaded model; version "" means the newest.
 

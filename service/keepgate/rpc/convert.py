@@ -7,25 +7,23 @@ Field paths in errors are those of the proto, from the request down. Raises Inva
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from google.protobuf import duration_pb2, timestamp_pb2
 from keepgate_kernels import Sampling
 from keepgate_kernels.spec import FeatureInput
 from keepgate_protos.v1 import sequences_pb2 as pb
 from numpy.typing import NDArray
 
-from keepgate.engine.job import GREEDY, NOTHING_MORE, Prediction, Scores, Wants
+from keepgate.engine.job import Prediction, Scores
 from keepgate.errors import InvalidArgumentError, UnknownCharacterError
 from keepgate.generation import Chunk, Finish, GenerationOptions
 from keepgate.models.registry import LoadedModel
 from keepgate.models.tokenizer import CharacterCodec
-from keepgate.sessions.table import Session
+from keepgate.request import GREEDY, NOTHING_MORE, Options, Wants
+from keepgate.rpc.sessions import state_to
 
-NANOS = 1_000_000_000
 MAX_FEATURE = 1e30
 """Largest magnitude of a feature: times a weight, and summed over a layer's inputs, it must stay
 within float32, which ends at 3.4e38."""
@@ -138,19 +136,17 @@ def wants_from(message: pb.Outputs, model: LoadedModel) -> Wants:
         raise InvalidArgumentError(
             "outputs.logits", "true", f"false: model {model.key.name!r} predicts no tokens"
         )
-    return Wants(message.top_k, message.logits, message.hidden)
+    return Wants(message.top_k, message.logits, message.hidden, message.state)
 
 
 def step_from(
     request: pb.StepRequest, model: LoadedModel, limit: int
-) -> tuple[int | None, NDArray[Any], Sampling, Wants]:
-    """Position, inputs, sampling and what the answer carries."""
-    return (
-        request.position if request.HasField("position") else None,
-        inputs_from(request.inputs, model, limit),
-        sampling_from(request.sampling, model) if request.HasField("sampling") else GREEDY,
-        wants_from(request.outputs, model) if request.HasField("outputs") else NOTHING_MORE,
-    )
+) -> tuple[int | None, NDArray[Any], Options]:
+    """Position, inputs, and how to sample and what the answer carries."""
+    inputs = inputs_from(request.inputs, model, limit)
+    sampling = sampling_from(request.sampling, model) if request.HasField("sampling") else GREEDY
+    wants = wants_from(request.outputs, model) if request.HasField("outputs") else NOTHING_MORE
+    return request.position if request.HasField("position") else None, inputs, Options(sampling, wants)
 
 
 def generation_from(
@@ -182,13 +178,6 @@ def check_token_model(model: LoadedModel, field: str, method: str) -> None:
         )
 
 
-def ttl_from(request: pb.OpenRequest) -> float | None:
-    """Seconds, or None if unset."""
-    if not request.HasField("idle_ttl"):
-        return None
-    return float(request.idle_ttl.seconds) + request.idle_ttl.nanos / NANOS
-
-
 def page_from(request: pb.ListRequest, default: int, most: int) -> tuple[int, int]:
     """The serial after which the page begins, and its size."""
     token = request.page_token
@@ -200,22 +189,9 @@ def page_from(request: pb.ListRequest, default: int, most: int) -> tuple[int, in
 # --- answers ---
 
 
-def session_to(session: Session[Any]) -> pb.Session:
-    """Times of the monotonic clock become times of day as of now."""
-    offset = time.time() - time.monotonic()
-    return pb.Session(
-        session_id=session.session_id,
-        model=session.model.name,
-        version=session.model.version,
-        position=session.position,
-        created=_timestamp(session.created + offset),
-        last_used=_timestamp(session.last_used + offset),
-        idle_ttl=_duration(session.ttl),
-    )
-
-
-def prediction_to(prediction: Prediction, codec: CharacterCodec | None) -> pb.Prediction:
+def prediction_to(prediction: Prediction, model: LoadedModel) -> pb.Prediction:
     """The message of a prediction, token texts included if there is a tokenizer."""
+    codec = model.codec
     if prediction.outputs is not None:
         message = pb.Prediction(outputs=prediction.outputs.tolist())
     else:
@@ -230,16 +206,18 @@ def prediction_to(prediction: Prediction, codec: CharacterCodec | None) -> pb.Pr
             message.logits.extend(prediction.logits.tolist())
     for layer in prediction.hidden or ():
         message.hidden.add(values=layer.tolist())
+    if prediction.state is not None:
+        message.state.extend(state_to(prediction.state, model.spec))
     return message
 
 
-def step_to(prediction: Prediction | Scores, replayed: bool, codec: CharacterCodec | None) -> pb.StepResponse:
+def step_to(prediction: Prediction | Scores, replayed: bool, model: LoadedModel) -> pb.StepResponse:
     if not isinstance(prediction, Prediction):
         raise TypeError(f"expected a prediction, got {type(prediction).__name__}")
     return pb.StepResponse(
         position=prediction.position,
         replayed=replayed,
-        prediction=prediction_to(prediction, codec),
+        prediction=prediction_to(prediction, model),
     )
 
 
@@ -264,13 +242,3 @@ def score_to(scores: Prediction | Scores, per_token: bool, replayed: bool) -> pb
         position=scores.position,
         replayed=replayed,
     )
-
-
-def _timestamp(seconds: float) -> timestamp_pb2.Timestamp:
-    whole = math.floor(seconds)
-    return timestamp_pb2.Timestamp(seconds=whole, nanos=int((seconds - whole) * NANOS))
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    whole = math.floor(seconds)
-    return duration_pb2.Duration(seconds=whole, nanos=int((seconds - whole) * NANOS))

@@ -11,9 +11,11 @@ import grpc
 from keepgate_protos.v1 import models_pb2, models_pb2_grpc, sequences_pb2_grpc
 from keepgate_protos.v1 import sequences_pb2 as pb
 
+from keepgate import moves
 from keepgate.errors import InvalidArgumentError
 from keepgate.rpc import convert
 from keepgate.rpc.describe import model_to
+from keepgate.rpc.sessions import durability_from, session_to, state_from, ttl_from
 from keepgate.rpc.stream import StepStream
 from keepgate.sequences import Sequences
 
@@ -30,27 +32,34 @@ class SequencesServicer(sequences_pb2_grpc.SequencesServicer):
         self._sequences = sequences
         self._max_inputs = sequences.settings.max_inputs_per_request
         self._max_tokens = sequences.settings.max_generated_tokens
+        self._has_store = bool(sequences.settings.store)
 
     async def Open(self, request: pb.OpenRequest, context: Context) -> pb.OpenResponse:
         model = self._sequences.registry.get(request.model, request.version)
-        session = self._sequences.open(model, request.session_id, convert.ttl_from(request))
-        return pb.OpenResponse(session=convert.session_to(session))
+        session = await self._sequences.open(
+            model,
+            request.session_id,
+            ttl=ttl_from(request),
+            durability=durability_from(request.durability, self._has_store),
+            state=state_from(request.initial_state, model),
+        )
+        return pb.OpenResponse(session=session_to(session))
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
-        session = self._sequences.session(request.session_id)
+        session = await self._sequences.find(request.session_id)
         model = self._sequences.model_of(session)
         step = convert.step_from(request, model, self._max_inputs)
         job, replayed = self._sequences.step(session, *step)
-        return convert.step_to(await job.wait(), replayed, model.codec)
+        return convert.step_to(await job.wait(), replayed, model)
 
     async def Stream(self, requests: Any, context: Context) -> None:
         await StepStream(self._sequences, context).run()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
-        session = self._sequences.session(request.session_id)
+        session = await self._sequences.find(request.session_id)
         model = self._sequences.model_of(session)
         parts = convert.generation_from(request, model, self._max_inputs, self._max_tokens)
-        generation = self._sequences.generate(session, *parts)
+        generation = await self._sequences.generate(session, *parts)
         async for chunk in generation.chunks(request.coalesce or 1):
             await context.write(convert.chunk_to(chunk, model.codec))
 
@@ -63,7 +72,7 @@ class SequencesServicer(sequences_pb2_grpc.SequencesServicer):
         raise InvalidArgumentError("target", "nothing", "session_id or model")
 
     async def _score_session(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
-        session = self._sequences.session(request.session_id)
+        session = await self._sequences.find(request.session_id)
         model = self._sequences.model_of(session)
         convert.check_token_model(model, "session_id", "Score")
         tokens = convert.inputs_from(request.inputs, model, self._max_inputs)
@@ -81,20 +90,55 @@ class SequencesServicer(sequences_pb2_grpc.SequencesServicer):
         return convert.score_to(scores, request.per_token, replayed=False)
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
-        session = self._sequences.session(request.session_id)
-        return pb.DescribeResponse(session=convert.session_to(session))
+        session = await self._sequences.find(request.session_id)
+        history = await self._sequences.residents(session.model).recall(session)
+        return pb.DescribeResponse(session=session_to(session, history.oldest))
 
     async def List(self, request: pb.ListRequest, context: Context) -> pb.ListResponse:
         after, size = convert.page_from(request, PAGE_SIZE, MAX_PAGE_SIZE)
         sessions, more, total = self._sequences.page(after, size, request.model)
         return pb.ListResponse(
-            sessions=[convert.session_to(session) for session in sessions],
+            sessions=[session_to(session) for session in sessions],
             next_page_token=str(sessions[-1].serial) if more else "",
             total=total,
         )
 
     async def Close(self, request: pb.CloseRequest, context: Context) -> pb.CloseResponse:
-        return pb.CloseResponse(position=self._sequences.close(request.session_id))
+        session = await self._sequences.find(request.session_id)
+        return pb.CloseResponse(position=await self._sequences.close(session))
+
+    async def Fork(self, request: pb.ForkRequest, context: Context) -> pb.ForkResponse:
+        session = await self._sequences.find(request.session_id)
+        twin = await moves.fork(
+            self._sequences,
+            session,
+            request.fork_id,
+            ttl=ttl_from(request),
+            durability=durability_from(request.durability, self._has_store),
+        )
+        return pb.ForkResponse(session=session_to(twin))
+
+    async def Rewind(self, request: pb.RewindRequest, context: Context) -> pb.RewindResponse:
+        session = await self._sequences.find(request.session_id)
+        await moves.rewind(self._sequences, session, request.position)
+        return pb.RewindResponse(session=session_to(session))
+
+    async def Export(self, request: pb.ExportRequest, context: Context) -> pb.ExportResponse:
+        session = await self._sequences.find(request.session_id)
+        position = session.position
+        return pb.ExportResponse(blob=await moves.export(self._sequences, session), position=position)
+
+    async def Import(self, request: pb.ImportRequest, context: Context) -> pb.ImportResponse:
+        registry = self._sequences.registry
+        session = await moves.import_session(
+            self._sequences,
+            registry.get(request.model, request.version) if request.model else None,
+            request.blob,
+            request.session_id,
+            ttl=ttl_from(request),
+            durability=durability_from(request.durability, self._has_store),
+        )
+        return pb.ImportResponse(session=session_to(session))
 
 
 class ModelsServicer(models_pb2_grpc.ModelsServicer):

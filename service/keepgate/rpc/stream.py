@@ -13,12 +13,13 @@ from collections import deque
 import grpc
 from keepgate_protos.v1 import sequences_pb2 as pb
 
+from keepgate.directory import Outcome
 from keepgate.engine.job import Job
 from keepgate.errors import DrainingError, InvalidArgumentError, RequestError
-from keepgate.models.tokenizer import CharacterCodec
+from keepgate.models.registry import LoadedModel
 from keepgate.rpc.convert import step_from, step_to
 from keepgate.rpc.status import internal_status, to_status
-from keepgate.sequences import Outcome, Sequences
+from keepgate.sequences import Sequences
 from keepgate.sessions.table import Session
 
 METHOD = "/keepgate.v1.Sequences/Stream"
@@ -68,7 +69,7 @@ class StepStream:
                 self._room.clear()
                 await self._room.wait()
             self._unwritten += 1
-            self._take(request)
+            await self._take(request)
 
     async def _write(self, reader: asyncio.Future[None]) -> None:
         while True:
@@ -81,7 +82,7 @@ class StepStream:
             await self._wake.wait()
             self._wake.clear()
 
-    def _take(self, request: pb.StreamRequest) -> None:
+    async def _take(self, request: pb.StreamRequest) -> None:
         """Submit one step; its answer is due after those of the same session before it."""
         step = request.step
         answer = pb.StreamResponse(request_id=request.request_id, session_id=step.session_id)
@@ -89,7 +90,7 @@ class StepStream:
         try:
             if not request.HasField("step"):
                 raise InvalidArgumentError("step", "nothing", "a step")
-            session = self._sequences.session(step.session_id)
+            session = await self._sequences.find(step.session_id)
             model = self._sequences.model_of(session)
             parts = step_from(step, model, self._sequences.settings.max_inputs_per_request)
             job, replayed = self._sequences.step(session, *parts, owner=self)
@@ -102,14 +103,12 @@ class StepStream:
             self._flush(step.session_id)
             return
         self._owned.add(session)
-        job.when_done(lambda job: self._answer(answer, job, replayed, model.codec))
+        job.when_done(lambda job: self._answer(answer, job, replayed, model))
 
-    def _answer(
-        self, answer: pb.StreamResponse, job: Job, replayed: bool, codec: CharacterCodec | None
-    ) -> None:
+    def _answer(self, answer: pb.StreamResponse, job: Job, replayed: bool, model: LoadedModel) -> None:
         try:
             if job.reply is not None:
-                answer.step.CopyFrom(step_to(job.reply, replayed, codec))
+                answer.step.CopyFrom(step_to(job.reply, replayed, model))
             elif job.error is not None:
                 answer.error.CopyFrom(to_status(job.error))
         except Exception as error:  # as in `_take`

@@ -4,12 +4,12 @@
     state │ records ........... state │ records ... state │ records
     └ oldest: as far back as one can go                            └ position
 
-The state at any position from `oldest` on is the state that its segment begins with, and the inputs in between
-applied to it: kernels are deterministic. So is the answer to each record.
+The state at any position from `oldest` on is the state that its segment begins with, and the inputs in
+between applied to it: kernels are deterministic. So is the answer to each record.
 
 A history also knows what of it a store has not been told yet. A store keeps it as items: under J and a
-position the records from there on, under S and a position the state there. Records go out in small runs as they
-come; when a segment ends, one item takes the place of its small ones.
+position the records from there on, under S and a position the state there. Records go out in small runs as
+they come; when a segment ends, one item takes the place of its small ones.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class History:
     interval: how many steps a segment has, at least.
     """
 
-    __slots__ = ("_codec", "_delete", "_interval", "_put", "_options", "_retention", "position", "segments")
+    __slots__ = ("_codec", "_delete", "_interval", "_options", "_put", "_retention", "position", "segments")
 
     def __init__(
         self, codec: Codec, retention: int, interval: int, position: int = 0, state: bytes | None = None
@@ -158,9 +158,7 @@ class History:
         """A copy that goes its own way. The store knows nothing of it."""
         twin = History(self._codec, self._retention, self._interval, self.position)
         twin.segments = deque(segment.copy() for segment in self.segments)
-        twin._put = {
-            _key(STATE, part.start): part.state for part in twin.segments if part.state is not None
-        }
+        twin._put = {_key(STATE, part.start): part.state for part in twin.segments if part.state is not None}
         return twin
 
     # --- the store's part ---
@@ -178,9 +176,7 @@ class History:
         return put, delete
 
     @classmethod
-    def restore(
-        cls, items: Mapping[bytes, bytes], codec: Codec, retention: int, interval: int
-    ) -> History:
+    def restore(cls, items: Mapping[bytes, bytes], codec: Codec, retention: int, interval: int) -> History:
         """From all that `untold` told a store. Raises ValueError if something is missing."""
         states = {_position(key): value for key, value in items.items() if key.startswith(STATE)}
         runs = sorted((_position(key), value) for key, value in items.items() if key.startswith(RECORDS))

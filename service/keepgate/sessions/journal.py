@@ -1,8 +1,8 @@
 """Tells the store what happened to sessions: one commit for all that a tick did, while the next one computes.
 
-What is not written yet lies with its session, merged, so that a store that is slow gets fewer and larger commits
-and no queue grows. A commit that fails is tried again till it works; meanwhile nobody gets an answer that the
-commit was to make durable.
+What is not written yet lies with its session, merged, so that a store that is slow gets fewer and larger
+commits and no queue grows. A commit that fails is tried again till it works; meanwhile nobody gets an answer
+that the commit was to make durable.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -22,6 +23,8 @@ from keepgate.sessions.stores.base import Change, Held, Refusal, Store
 RETRY_SECONDS = 0.05
 MOST_RETRY_SECONDS = 2.0
 """The wait after a commit that failed doubles from the one to the other."""
+
+Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 
@@ -78,15 +81,13 @@ class Journal:
 
     async def fetch(self, session_id: str) -> Held | None:
         """A session of this server as the store has it. Raises StoreError."""
-        held = await self.call(lambda: self.store.load(session_id))
-        return held if isinstance(held, Held) else None
+        return await self.call(lambda: self.store.load(session_id))
 
     async def claim(self, session_id: str) -> Held | None:
         """Become a session's owner. Raises as `Store.claim`."""
-        held = await self.call(lambda: self.store.claim(session_id))
-        return held if isinstance(held, Held) else None
+        return await self.call(lambda: self.store.claim(session_id))
 
-    async def call(self, work: Callable[[], object]) -> object:
+    async def call(self, work: Callable[[], Result]) -> Result:
         """Run `work`, which uses the store, on the store's thread. Raises what it raises."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
@@ -132,7 +133,7 @@ class Journal:
         while True:
             changes = [(session, session.take_change()) for session in sessions]
             try:
-                refusals = await self._store_all([change for _, change in changes])
+                refusals = await self.call(partial(self.store.commit, [change for _, change in changes]))
             except StoreError as error:
                 for session, change in changes:
                     session.give_back(change)
@@ -149,10 +150,6 @@ class Journal:
                 else:
                     session.refused(refusal)
             return
-
-    async def _store_all(self, changes: list[Change]) -> dict[str, Refusal]:
-        result = await self.call(lambda: self.store.commit(changes))
-        return dict(result)  # type: ignore[call-overload]
 
     async def _beat(self) -> None:
         try:

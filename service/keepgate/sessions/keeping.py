@@ -5,23 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
 from keepgate.sessions.stores.base import META, Change, Refusal
 from keepgate.sessions.table import ModelKey
 
 if TYPE_CHECKING:
     from keepgate.sessions.journal import Journal
-
-
-class Durability(StrEnum):
-    """What survives the process: nothing; all but the last second; all that was acknowledged."""
-
-    NONE = "none"
-    EVERYSEC = "everysec"
-    ALWAYS = "always"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +62,8 @@ class Meta:
 class Keeping:
     """The lasting part of one session. history None: all of it is in the store, and only there.
 
-    durable: the position up to which the store knows the session. leaving: once the store knows all, the history
-    need not stay in memory.
+    durable: the position up to which the store knows the session. leaving: once the store knows all, the
+    history need not stay in memory.
     """
 
     __slots__ = (
@@ -126,6 +118,13 @@ class Keeping:
     @property
     def durability(self) -> Durability:
         return self.meta.durability
+
+    @property
+    def known(self) -> History:
+        """The history of a session that is known to have it in memory."""
+        if self.history is None:
+            raise RuntimeError(f"the history of session {self.session_id!r} is not in memory")
+        return self.history
 
     @property
     def is_stored(self) -> bool:
