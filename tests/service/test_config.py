@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_defaults() -> None:
     settings = load_settings()
-    assert (settings.host, settings.port, settings.max_sessions) == ("127.0.0.1", 8001, 10_000)
+    assert (settings.host, settings.port, settings.slots) == ("127.0.0.1", 8001, 10_000)
     assert settings.max_message_bytes == 4 * 1024 * 1024
 
 

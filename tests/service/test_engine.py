@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from keepgate.engine.cost import CostModel
 from keepgate.engine.engine import ComputeThread, Engine
-from keepgate.engine.job import Job, Prediction, Scores, Wants
+from keepgate.engine.job import Job, Prediction, Scores
 from keepgate.errors import ComputationError, NotFiniteError
+from keepgate.request import Kind, Options, Wants
 from keepgate_kernels import ModelSpec, Network, Sampling, sample, top_tokens
 from support.random_models import feature_spec, random_tensors, token_spec
 
@@ -25,21 +26,26 @@ def make(spec: ModelSpec | None = None) -> tuple[Network, Engine, ComputeThread,
     network = Network(spec, random_tensors(spec), slots=4)
     done: list[list[Job]] = []
     compute = ComputeThread()
-    return network, Engine(network, compute, done.append, max_lanes=8), compute, done
+
+    def on_done(jobs: list[Job]) -> list[Job]:
+        done.append(jobs)
+        return jobs
+
+    return network, Engine(network, compute, on_done, max_lanes=8), compute, done
 
 
 def test_a_failing_tick_fails_its_jobs_only(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         _, engine, compute, done = make()
         with caplog.at_level(logging.ERROR):
-            jobs = [Job(0, GOOD, 0), Job(1, BAD, 0), Job(1, GOOD, 2)]
+            jobs = [Job(GOOD, 0, slot=0), Job(BAD, 0, slot=1), Job(GOOD, 2, slot=1)]
             for job in jobs:
                 engine.submit(job)
             for job in jobs:
                 with pytest.raises(ComputationError, match="the server's log says why"):
                     await job.wait()
         assert done == [jobs]
-        later = Job(2, GOOD, 0)
+        later = Job(GOOD, 0, slot=2)
         engine.submit(later)
         reply = await later.wait()
         assert isinstance(reply, Prediction)
@@ -52,7 +58,7 @@ def test_a_failing_tick_fails_its_jobs_only(caplog: pytest.LogCaptureFixture) ->
 def test_what_arrives_together_is_computed_together() -> None:
     async def main() -> None:
         _, engine, compute, done = make()
-        jobs = [Job(slot, GOOD, 0) for slot in range(4)]
+        jobs = [Job(GOOD, 0, slot=slot) for slot in range(4)]
         for job in jobs:
             engine.submit(job)
         await asyncio.gather(*(job.wait() for job in jobs))
@@ -65,7 +71,7 @@ def test_what_arrives_together_is_computed_together() -> None:
 def test_a_job_is_done_though_nobody_waits() -> None:
     async def main() -> None:
         network, engine, compute, _ = make()
-        job = Job(0, GOOD, 0)
+        job = Job(GOOD, 0, slot=0)
         engine.submit(job)
         waiter = asyncio.ensure_future(job.wait())
         await asyncio.sleep(0)
@@ -81,7 +87,7 @@ def test_a_job_is_done_though_nobody_waits() -> None:
 def test_jobs_of_a_session_are_done_in_order() -> None:
     async def main() -> None:
         _, engine, compute, done = make()
-        jobs = [Job(0, np.repeat(GOOD, 50, axis=0), 100 * index) for index in range(5)]
+        jobs = [Job(np.repeat(GOOD, 50, axis=0), 100 * index, slot=0) for index in range(5)]
         for job in jobs:
             engine.submit(job)
         positions = [(await job.wait()).position for job in jobs]
@@ -98,11 +104,13 @@ def test_each_job_gets_what_it_wants() -> None:
         sampling = Sampling(temperature=0.8, top_k=6, seed=4)
         wishes = [Wants(), Wants(top_k=11, logits=True), Wants(top_k=2), Wants(logits=True)]
         tokens = np.array([1, 2], np.uint32)
-        jobs = [Job(slot, tokens, 0, sampling=sampling, wants=wants) for slot, wants in enumerate(wishes)]
+        jobs = [
+            Job(tokens, 0, slot=slot, options=Options(sampling, wants)) for slot, wants in enumerate(wishes)
+        ]
         for job in jobs:
             engine.submit(job)
         plain, both, two, logits = [await job.wait() for job in jobs]
-        again = Job(0, tokens, 2)  # reuses the memory that the answers were read from
+        again = Job(tokens, 2, slot=0)  # reuses the memory that the answers were read from
         engine.submit(again)
         await again.wait()
         assert done == [jobs, [again]]
@@ -135,8 +143,13 @@ def test_what_is_not_finite_fails_alone() -> None:
         network, engine, compute, done = make(token_spec("rnn_relu"))
         network.slots.state.h[:, :2] = 3e38
         one, two = np.ones(1, np.uint32), np.ones(2, np.uint32)
-        jobs = [Job(0, one, 5), Job(1, two, 5, score=True), Job(2, one, 0), Job(3, two, 0, score=True)]
-        behind = Job(0, one, 6)
+        jobs = [
+            Job(one, 5, slot=0),
+            Job(two, 5, slot=1, kind=Kind.SCORE),
+            Job(one, 0, slot=2),
+            Job(two, 0, slot=3, kind=Kind.SCORE),
+        ]
+        behind = Job(one, 6, slot=0)
         for job in [*jobs, behind]:
             engine.submit(job)
         for job in (jobs[0], jobs[1], behind):
@@ -154,7 +167,7 @@ def test_a_long_score_ends_where_it_overflows() -> None:
     async def main() -> None:
         network, engine, compute, done = make(token_spec("rnn_relu"))
         network.slots.state.h[:, 0] = 3e38
-        job = Job(0, np.ones(1_000, np.uint32), 0, score=True)
+        job = Job(np.ones(1_000, np.uint32), 0, slot=0, kind=Kind.SCORE)
         engine.submit(job)
         with pytest.raises(NotFiniteError):
             await job.wait()

@@ -1,4 +1,4 @@
-"""A session's history: what it gives back, and what it tells a store, against the plain list of what happened."""
+"""A session's history: what it gives back and what it tells a store, against the plain list of what was."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ class Life(RuleBasedStateMachine):
         self.store: dict[bytes, bytes] = {}
         self.reached = self.rewound_to = 0
 
-    @rule(kind=st.sampled_from([Kind.STEP, Kind.SCORE]), count=st.integers(1, 5), options=st.sampled_from(OPTIONS))
+    @rule(
+        kind=st.sampled_from([Kind.STEP, Kind.SCORE]),
+        count=st.integers(1, 5),
+        options=st.sampled_from(OPTIONS),
+    )
     def apply(self, kind: Kind, count: int, options: Options) -> None:
         begin = len(self.inputs)
         inputs = list(range(begin, begin + count))
@@ -139,7 +143,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def the_last_request_is_retained(self) -> None:
         last = max(self.requests)
-        kind, inputs, _ = self.requests[last]
+        _, inputs, _ = self.requests[last]
         if last + len(inputs) == len(self.inputs) > self.rewound_to:
             assert self.history.find(last)
 

@@ -178,7 +178,7 @@ def test_expired_sessions_give_their_state_back(start_server: Start) -> None:
 
 
 def test_a_reused_state_starts_from_zero(start_server: Start) -> None:
-    with connect(start_server(max_sessions=1).address) as wire:
+    with connect(start_server(slots=1).address) as wire:
         replies = []
         for _ in range(3):
             session = wire.open()

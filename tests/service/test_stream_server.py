@@ -13,11 +13,13 @@ from typing import Any
 import grpc
 import pytest
 from keepgate.config import load_settings
+from keepgate.keeper import Keeper
 from keepgate.models.registry import Registry, load_repository
 from keepgate.models.tokenizer import CharacterCodec
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import SequencesServicer
 from keepgate.sequences import Sequences
+from keepgate.sessions.stores import spill_store
 from keepgate.sessions.table import Session
 from keepgate_protos.v1 import sequences_pb2 as pb
 from keepgate_protos.v1 import sequences_pb2_grpc
@@ -32,7 +34,8 @@ def registry_of(repository: Path) -> Registry:
 @asynccontextmanager
 async def serve(registry: Registry) -> AsyncIterator[Any]:
     """The stub of a connection to a server of these models."""
-    sequences = Sequences(registry, load_settings())
+    settings = load_settings()
+    sequences = Sequences(registry, settings, Keeper(registry, settings, None, spill_store()))
     server = grpc.aio.server(interceptors=(CallGuard(),))
     sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
         SequencesServicer(sequences), server
@@ -44,7 +47,7 @@ async def serve(registry: Registry) -> AsyncIterator[Any]:
             yield sequences_pb2_grpc.SequencesStub(channel)  # type: ignore[no-untyped-call]
     finally:
         await server.stop(None)
-        sequences.stop()
+        await sequences.stop()
 
 
 async def open_session(stub: Any, model: str = "letters") -> str:

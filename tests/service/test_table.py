@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,6 +20,8 @@ from keepgate.errors import (
 from keepgate.sessions.table import Entry, ModelKey, Session, SessionTable
 from support.transcripts import read_transcripts, replay
 
+KEEPING: Any = None
+"""What makes a session last is nothing that the table looks at."""
 MODEL = ModelKey("m", "1")
 CASES = read_transcripts("sessions.txt")
 
@@ -39,7 +43,7 @@ class Player:
 
     def open(self, now: float, name: str, ttl: str = "ttl=1000") -> str:
         seconds = float(ttl.removeprefix("ttl="))
-        self.sessions[name] = self.table.open(name, MODEL, 0, seconds, now)
+        self.sessions[name] = self.table.open(name, MODEL, KEEPING, now, ttl=seconds, slot=0)
         self.entries[name] = []
         return self._show(name)
 
@@ -99,7 +103,7 @@ def test_transcript(title: str) -> None:
 
 def test_state_is_given_back_once() -> None:
     table: SessionTable[str] = SessionTable()
-    session = table.open("a", MODEL, 7, 10.0, 0.0)
+    session = table.open("a", MODEL, KEEPING, 0.0, ttl=10.0, slot=7)
     entry, _ = table.admit(session, 0, 2, b"x", 0.0)
     assert session.take_free_slot() is None
     table.close("a", 0.0)
@@ -112,7 +116,7 @@ def test_state_is_given_back_once() -> None:
 def test_only_the_last_ends_are_remembered() -> None:
     table: SessionTable[str] = SessionTable(tombstones=2)
     for name in "abc":
-        table.open(name, MODEL, 0, 10.0, 0.0)
+        table.open(name, MODEL, KEEPING, 0.0, ttl=10.0, slot=0)
         table.close(name, 0.0)
     with pytest.raises(SessionNotFoundError):
         table.get("a", 0.0)
@@ -125,7 +129,7 @@ def test_pages_in_order_of_creation() -> None:
     table: SessionTable[str] = SessionTable()
     other = ModelKey("n", "1")
     for index in range(10):
-        table.open(f"s{index}", MODEL if index % 2 else other, index, 10.0, 0.0)
+        table.open(f"s{index}", MODEL if index % 2 else other, KEEPING, 0.0, ttl=10.0, slot=index)
     table.close("s3", 1.0)
     first, more = table.page(0, 3, "", 1.0)
     assert [session.session_id for session in first] == ["s0", "s1", "s2"]
@@ -191,9 +195,9 @@ class TableAgainstModel(RuleBasedStateMachine):
         self.sweep()
         if self.expected_end(name) is None:
             with pytest.raises(RequestError, match="is open already"):
-                self.table.open(name, MODEL, 0, ttl, self.now)
+                self.table.open(name, MODEL, KEEPING, self.now, ttl=ttl, slot=0)
             return
-        self.sessions[name] = self.table.open(name, MODEL, 0, ttl, self.now)
+        self.sessions[name] = self.table.open(name, MODEL, KEEPING, self.now, ttl=ttl, slot=0)
         self.known[name] = Known(self.now, ttl)
         self.entries[name] = []
 
