@@ -20,7 +20,7 @@ $(VENV)/runtime: constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
 	@touch $@
 
 $(VENV)/development: $(VENV)/runtime
-	$(PIP) install --constraint constraints.txt $(DEVELOPMENT)
+	$(PIP) install --constraint constraints.txt --editable 'service[redis]' $(DEVELOPMENT)
 	@touch $@
 
 .PHONY: setup
@@ -40,6 +40,10 @@ demo: $(VENV)/runtime ## Start a server, stream text from two sessions, retry a 
 .PHONY: test
 test: $(VENV)/development ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-redis
+test-redis: $(VENV)/development ## Run the tests that need redis-server, which Debian has by that name
+	$(BIN)/python -m pytest tests/with_redis $(ARGS)
 
 # The best rung is the one that `make test` runs on.
 OTHER_RUNGS := from keepgate_kernels.cpu.rungs import available; print(*(rung.name for rung in available()[1:]))

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import secrets
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
 from keepgate.sequences import Sequences
 from keepgate.sessions.stores import open_store, spill_store
+from keepgate.sessions.stores.base import Store
 
 SERVICES = (
     sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
@@ -42,6 +44,8 @@ FLUSH_SECONDS = 1.0
 SWITCH_SECONDS = 5e-4
 """How long the event loop may keep the GIL from the compute thread; Python's default is ten times
 that, several times a batch."""
+
+SERVER_ID_BYTES = 8
 
 log = structlog.get_logger(__name__)
 
@@ -62,8 +66,7 @@ async def _serve(settings: Settings) -> None:
     if settings.ready_file is not None:
         _check_ready_file(settings.ready_file)  # loading the models takes a while
     registry = _load_models(settings)
-    store = open_store(settings.store, lease_seconds=settings.lease_seconds) if settings.store else None
-    sequences = Sequences(registry, settings, Keeper(registry, settings, store, spill_store()))
+    sequences = Sequences(registry, settings, Keeper(registry, settings, _store(settings), spill_store()))
     try:
         await sequences.recover()
         guard = CallGuard()
@@ -119,6 +122,16 @@ def _load_models(settings: Settings) -> Registry:
             compile_seconds=round(seconds, 3),
         )
     return report.registry
+
+
+def _store(settings: Settings) -> Store | None:
+    """Where durable sessions are kept, if anywhere. Raises StoreError."""
+    if not settings.store:
+        return None
+    server_id = secrets.token_hex(SERVER_ID_BYTES)
+    store = open_store(settings.store, server_id=server_id, lease_seconds=settings.lease_seconds)
+    log.info("store opened", store=store.describe(), durability=settings.durability.value)
+    return store
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -1,26 +1,39 @@
 """Where sessions outlive the process."""
-from keepgate.sessions.stores.base import *
-from keepgate.sessions.stores.base import Refusal, Held, META
-class Memory:
-    shared=False
-    def __init__(self): self.d={}
-    def commit(self, changes):
-        out={}
-        for c in changes:
-            if c.create and c.session_id not in self.d: self.d[c.session_id]=[c.epoch,0,{},""]
-            row=self.d.get(c.session_id)
-            if row is None or row[0]!=c.epoch: out[c.session_id]=Refusal.FENCED; continue
-            row[1]=c.position
-            for k in c.delete: row[2].pop(k,None)
-            row[2].update(c.put)
-            if c.ended: row[2]={}; row[3]=c.ended
-        return out
-    def held(self): return iter(())
-    def load(self,i):
-        r=self.d.get(i); return Held(i,r[0],r[1],dict(r[2]),r[3]) if r else None
-    claim=load
-    def beat(self): pass
-    def describe(self): return "memory"
-    def close(self): pass
-def open_store(url, **k): return Memory()
-def spill_store(): return Memory()
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from keepgate.errors import StoreError
+from keepgate.sessions.stores.base import Store
+from keepgate.sessions.stores.sqlite import SqliteStore
+
+LEASE_SECONDS = 5.0
+
+
+def open_store(url: str, *, server_id: str, lease_seconds: float = LEASE_SECONDS) -> Store:
+    """The store that a URL names: sqlite:PATH, sqlite:///absolute/path, redis://... or rediss://...
+
+    server_id, lease_seconds: as for `RedisStore`; a SQLite file needs neither. Raises StoreError if the store
+    cannot be used, or the URL is none of these.
+    """
+    scheme, colon, rest = url.partition(":")
+    if scheme in ("redis", "rediss") and rest.startswith("//"):
+        try:
+            # It needs a package that a server without Redis does not have.
+            from keepgate.sessions.stores.redis import RedisStore  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"a store on Redis needs the Python package {error.name}: pip install 'keepgate[redis]'"
+            ) from error
+        return RedisStore(url, server_id=server_id, lease_seconds=lease_seconds)
+    path = rest.removeprefix("//") if rest.startswith("///") else rest
+    if scheme != "sqlite" or not path or path.startswith("//"):
+        got = f"{scheme}:..." if colon else "no URL"  # not all of it: it may hold a password
+        raise StoreError(f"store: got {got}, expected sqlite:PATH, redis://HOST:PORT or rediss://HOST:PORT")
+    return SqliteStore(Path(path))
+
+
+def spill_store() -> Store:
+    """For sessions that need not outlive the process, while they are not in memory. Raises StoreError."""
+    return SqliteStore(None, synced=False)
