@@ -17,6 +17,7 @@ import asyncio
 import json
 import os
 import platform
+import secrets
 import shutil
 import signal
 import subprocess
@@ -164,17 +165,17 @@ async def measure(target: Target, call: str, sessions: int, seconds: float) -> S
     async with grpc.aio.insecure_channel(target.address) as channel:
         make_stub: Any = sequences_pb2_grpc.SequencesStub  # generated without types
         stub = make_stub(channel)
-        session_ids = [f"benchmark-{index:04}" for index in range(sessions)]
+        session_ids = [f"benchmark-{secrets.token_hex(4)}-{index:04}" for index in range(sessions)]
         if target.model:
-            for session_id in session_ids:
-                await stub.Open(pb.OpenRequest(model=target.model, session_id=session_id))
+            opens = [pb.OpenRequest(model=target.model, session_id=session_id) for session_id in session_ids]
+            await asyncio.gather(*(stub.Open(request) for request in opens))
         spent = processor_seconds(target.pid)
         load = Load(stub, session_ids, seconds)
         await (load.steps() if call == "Step" else load.stream())
         spent = processor_seconds(target.pid) - spent
         if target.model:
-            for session_id in session_ids:
-                await stub.Close(pb.CloseRequest(session_id=session_id))
+            closes = [pb.CloseRequest(session_id=session_id) for session_id in session_ids]
+            await asyncio.gather(*(stub.Close(request) for request in closes))
         return load.result(target, call, spent)
 
 
@@ -199,14 +200,16 @@ def echo_server() -> Iterator[Target]:
 
 
 @contextmanager
-def keepgate_server(folder: Path, models: list[str]) -> Iterator[list[Target]]:
-    """One server with all models, as a target for each of them."""
+def keepgate_server(folder: Path, models: list[str], **settings: str) -> Iterator[list[Target]]:
+    """One server with all models, as a target for each of them. settings: KEEPGATE_* by their names."""
     ready = folder / "ready"
+    ready.unlink(missing_ok=True)
     environment = {
         "KEEPGATE_MODELS": str(folder / "models"),
         "KEEPGATE_PORT": "0",
         "KEEPGATE_READY_FILE": str(ready),
         "KEEPGATE_LOG_LEVEL": "error",
+        **settings,
     }
     with process([sys.executable, "-m", "keepgate", "serve"], **environment) as running:
         deadline = time.monotonic() + START_SECONDS

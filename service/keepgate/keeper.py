@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import time
 from collections.abc import Mapping
@@ -166,4 +167,9 @@ class Keeper:
 
 def _kernel(model: LoadedModel) -> str:
     """What computes the model's states: two of the same give the same bits."""
-    return f"{cpu_info()['rung']}/{model.network.precision}"
+    return f"{_rung()}/{model.network.precision}"
+
+
+@functools.cache
+def _rung() -> object:
+    return cpu_info()["rung"]

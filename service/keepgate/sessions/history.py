@@ -30,23 +30,21 @@ POSITION = struct.Struct(">Q")
 
 
 class Segment:
-    """state: the bytes of `Slots.read` at position `start`, None for zeros. records: what came since."""
+    """state: the bytes of `Slots.read` at position `start`, None for zeros. records: what came since.
 
-    __slots__ = ("items", "records", "start", "state", "told", "told_until")
+    Only the last segment of a history adds to `records`; those of the others may be in several histories.
+    """
 
-    def __init__(self, start: int, state: bytes | None) -> None:
+    __slots__ = ("items", "records", "start", "state", "state_told", "told", "told_until")
+
+    def __init__(self, start: int, state: bytes | None, records: bytearray | None = None) -> None:
         self.start = start
         self.state = state
-        self.records = bytearray()
+        self.state_told = state is None  # whether the store has the state, or is being told
+        self.records = bytearray() if records is None else records
         self.items: list[int] = []  # positions of the J items that the store has, or is being told
         self.told = 0  # bytes of `records` in them
         self.told_until = start
-
-    def copy(self) -> Segment:
-        """The same, of which no store knows."""
-        twin = Segment(self.start, self.state)
-        twin.records = bytearray(self.records)
-        return twin
 
 
 class History:
@@ -66,7 +64,7 @@ class History:
         self.position = position
         self.segments: deque[Segment] = deque((Segment(position, state),))
         self._options: Options | None = None  # of the last record of the last segment
-        self._put: dict[bytes, bytes] = {} if state is None else {_key(STATE, position): state}
+        self._put: dict[bytes, bytes] = {}
         self._delete: list[bytes] = []
 
     @property
@@ -102,7 +100,6 @@ class History:
         if self.position - self.segments[-1].start >= self._interval:
             self._finish(self.segments[-1])
         self.segments.append(Segment(self.position, state))
-        self._put[_key(STATE, self.position)] = state
         self._options = None
         self._trim()
 
@@ -144,7 +141,7 @@ class History:
             self._forget(segment)
         segment = self.segments[-1]
         records = list(self._codec.decode(segment.start, segment.records))
-        segment.records.clear()
+        segment.records = bytearray()
         self._forget_records(segment)
         self._options = None
         self.position = segment.start
@@ -157,8 +154,9 @@ class History:
     def fork(self) -> History:
         """A copy that goes its own way. The store knows nothing of it."""
         twin = History(self._codec, self._retention, self._interval, self.position)
-        twin.segments = deque(segment.copy() for segment in self.segments)
-        twin._put = {_key(STATE, part.start): part.state for part in twin.segments if part.state is not None}
+        twin.segments = deque(Segment(part.start, part.state, part.records) for part in self.segments)
+        last = twin.segments[-1]
+        last.records = bytearray(last.records)
         return twin
 
     # --- the store's part ---
@@ -166,6 +164,9 @@ class History:
     def untold(self) -> tuple[dict[bytes, bytes], list[bytes]]:
         """What the store must put, after what it must delete, to know all. From now on it counts as told."""
         for segment in self.segments:
+            if not segment.state_told and segment.state is not None:
+                self._put[_key(STATE, segment.start)] = segment.state
+                segment.state_told = True
             if len(segment.records) > segment.told:
                 self._put[_key(RECORDS, segment.told_until)] = bytes(segment.records[segment.told :])
                 segment.items.append(segment.told_until)
@@ -184,7 +185,6 @@ class History:
         if first and first not in states:
             raise ValueError(f"a journal begins at position {first} without the state there")
         history = cls(codec, retention, interval, first, states.get(first))
-        history._put.clear()
         for start, run in runs:
             if start != history.position:
                 raise ValueError(f"a journal lacks what came between {history.position} and {start}")
@@ -199,6 +199,8 @@ class History:
             segment.told_until = history.position
         if history.position in states and history.segments[-1].start != history.position:
             history.segments.append(Segment(history.position, states[history.position]))
+        for segment in history.segments:
+            segment.state_told = True
         return history
 
     # --- inside ---
@@ -235,7 +237,7 @@ class History:
             segment.told += following.told
             segment.told_until = following.told_until
             segment.items += following.items
-        segment.records += following.records
+        segment.records = segment.records + following.records
 
     def _trim(self) -> None:
         while len(self.segments) > 1:
