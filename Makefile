@@ -94,6 +94,14 @@ proto-diff: ## Fail if the committed stubs are not those of the .proto files
 	$(MAKE) protos PROTO_OUT=build/protos
 	cd build/protos && for stub in $$(find . -type f); do diff -u "../../protos/$$stub" "$$stub" || exit 1; done
 
+.PHONY: soak
+soak: $(VENV)/development ## Run very many sessions through one server (an hour; KEEPGATE_SOAK=short takes minutes)
+	KEEPGATE_SOAK=$${KEEPGATE_SOAK:-long} $(BIN)/python -m pytest tests/soak $(ARGS)
+
+.PHONY: bench-durability
+bench-durability: $(VENV)/runtime ## Measure what each level of durability costs
+	$(BIN)/python benchmarks/durability.py $(ARGS)
+
 .PHONY: bench-rpc
 bench-rpc: $(VENV)/runtime ## Measure round trips beside a bare gRPC echo server
 	$(BIN)/python benchmarks/rpc.py

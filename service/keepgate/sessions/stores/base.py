@@ -1,8 +1,8 @@
 """What every store of sessions does.
 
-To a store a session is its items, bytes by key, under an epoch that rises each time it gets an owner. A server
-writes only to sessions it owns, under the epoch that it got with them; once another server has claimed the
-session, those writes are refused. Calls block; one thread makes them, one at a time.
+To a store a session is its items, bytes by key, under an epoch that rises each time it gets an owner. A
+server writes only to sessions it owns, under the epoch that it got with them; once another server has claimed
+the session, those writes are refused. Calls block; one thread makes them, one at a time.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Change:
     """What happened to one session; made as a whole or not at all.
 
     position: the session's, after it. First the keys of `delete` go, then `put` is put. create: the session
-    is new, and gets the epoch given. ended: why it is over, "" if it goes on; a store keeps nothing else of an
-    ended session, and that for some time. idle_seconds: how long the session lives if nobody touches it.
+    is new, and gets the epoch given. ended: why it is over, "" if it goes on; a store keeps nothing else of
+    an ended session, and that for some time. idle_seconds: how long the session lives if nobody touches it.
     """
 
     session_id: str
@@ -69,7 +69,7 @@ class Store(Protocol):
         machine's power. Those that are refused come back by session id; the others are made."""
 
     def held(self) -> Iterator[Held]:
-        """At start: the sessions that nobody else can own, with META only, claimed. None of a shared store."""
+        """At start: the sessions that nobody else can own, claimed, with META only. None if it is shared."""
 
     def load(self, session_id: str) -> Held | None:
         """A session of this server, with all items. None if it is not there, or has ended."""

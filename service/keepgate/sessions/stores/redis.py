@@ -1,10 +1,10 @@
 """Sessions in a Redis that several servers share.
 
 A session is one hash: its epoch, its owner, its position, and its items, whose names begin with a colon. Each
-server has a lease, a key that expires unless `beat` renews it; a session may be claimed once its owner's lease
-is over, or given back. Scripts check a session's epoch and write to it in one go, so a server that was away
-while another claimed its session cannot write to it any more. A Redis Cluster is not supported: a script touches
-keys of many slots.
+server has a lease, a key that expires unless `beat` renews it; a session may be claimed once its owner's
+lease is over, or given back. Scripts check a session's epoch and write to it in one go, so a server that was
+away while another claimed its session cannot write to it any more. A Redis Cluster is not supported: a script
+touches keys of many slots.
 
 What a commit outlives is for Redis to say: with appendonly and appendfsync always, its machine's power too.
 """
@@ -38,7 +38,7 @@ REFUSALS = (None, Refusal.EXISTS, Refusal.FENCED)
 """By the numbers of COMMIT."""
 
 COMMIT = """
-local owner, tombstone_ms, at = ARGV[1], ARGV[2], 2
+local owner, at = ARGV[1], 1
 local function take() at = at + 1 return ARGV[at] end
 local function each(command, key, count)  -- in parts, as Lua's stack is small
   local first, last = at + 1, at + count
@@ -51,39 +51,35 @@ local function each(command, key, count)  -- in parts, as Lua's stack is small
 end
 local results = {}
 for index, key in ipairs(KEYS) do
-  local epoch, position, create, ended, life_ms = take(), take(), take() == '1', take(), take()
+  local epoch, creates, ends, life_ms = take(), take() == '1', take() == '1', take()
   local deletes, puts = tonumber(take()), tonumber(take())
   local there = redis.call('HMGET', key, 'epoch', 'owner', 'ended')
   local ours, over = there[1] == epoch and there[2] == owner, there[3]
-  local result, apply = 0, true
-  if there[1] and not over and not ours then
-    result = create and 1 or 2
-  elseif ours and over then
-    result, apply = ended ~= '' and 0 or 2, false
-  elseif not ours and not create then
+  local result = 0
+  if ours and over then
+    result = ends and 0 or 2
+  elseif not ours and there[1] and not over then
+    result = creates and 1 or 2
+  elseif not ours and not creates then
     result = 2
-  elseif not ours and over then
-    redis.call('DEL', key)
   end
-  if result ~= 0 or not apply then
-    at = at + deletes + puts
-  elseif ended ~= '' then
-    redis.call('DEL', key)
-    redis.call('HSET', key, 'epoch', epoch, 'owner', owner, 'position', position, 'ended', ended)
-    redis.call('PEXPIRE', key, tombstone_ms)
+  results[index] = result
+  if result ~= 0 or ours and over then
     at = at + deletes + puts
   else
+    if ends or not ours then
+      redis.call('DEL', key)
+      redis.call('HSET', key, 'epoch', epoch, 'owner', owner)
+    end
     each('HDEL', key, deletes)
-    redis.call('HSET', key, 'epoch', epoch, 'owner', owner, 'position', position, 'life', life_ms)
     each('HSET', key, puts)
     redis.call('PEXPIRE', key, life_ms)
   end
-  results[index] = result
 end
 return results
 """
-"""KEYS: sessions. ARGV: owner, life of a tombstone, and for each session its epoch, position, 1 if it is new, how
-it ended, its life, the number of fields to delete, the number of fields and values to put, and all these."""
+"""KEYS: sessions. ARGV: owner, and for each session its epoch, 1 if it is new, 1 if it ends, its life, the
+number of fields to delete, that of fields and values to put, and all these."""
 
 CLAIM = """
 local there = redis.call('HMGET', KEYS[1], 'owner', 'ended', 'life')
@@ -98,7 +94,7 @@ if there[1] and not there[2] then
 end
 return redis.call('HGETALL', KEYS[1])
 """
-"""KEYS: the session. ARGV: who claims it, what the keys of leases begin with. Milliseconds if it must wait."""
+"""KEYS: the session. ARGV: who claims it, what leases' keys begin with. Milliseconds if it must wait."""
 
 GIVE_UP = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
@@ -109,8 +105,8 @@ log = structlog.get_logger(__name__)
 
 
 class RedisStore:
-    """server_id: whose sessions those of this server are, for other servers and for its successor. lease_seconds:
-    how long after its last beat the server owns them for sure. prefix: what all keys begin with.
+    """server_id: the owner's name; a successor of the same name has its sessions at once. lease_seconds:
+    how long after its last beat a server keeps them for sure. prefix: what all keys begin with.
 
     Raises StoreError if Redis cannot be reached. No error has the URL in it, as it may hold a password.
     """
@@ -130,6 +126,7 @@ class RedisStore:
             # Every call may be repeated, and a connection that was idle for long may be broken.
             self._redis: Any = redis.Redis.from_url(  # its own types allow for awaitables everywhere
                 url,
+                protocol=2,
                 socket_timeout=CALL_SECONDS,
                 socket_connect_timeout=CALL_SECONDS,
                 retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
@@ -142,7 +139,7 @@ class RedisStore:
         password = str(arguments.get("password") or "")
         self._secrets = [text for text in (password, quote(password, safe="")) if text]
         self._name = (
-            f"redis://{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
+            f"{url.partition(':')[0]}://{arguments.get('host', 'localhost')}:{arguments.get('port', 6379)}"
             f"/{arguments.get('db') or 0}"
         )
         self._commit = self._redis.register_script(COMMIT)
@@ -210,14 +207,21 @@ class RedisStore:
 
     def _call(self, changes: Sequence[Change]) -> tuple[list[str], list[Any]]:
         """Keys and arguments of one COMMIT."""
-        arguments: list[Any] = [self._owner, DAY_MS]
+        arguments: list[Any] = [self._owner]
         for change in changes:
-            life_ms = min(_milliseconds(change.idle_seconds), MOST_LIFE_MS) + DAY_MS
-            arguments += (change.epoch, change.position, int(change.create), change.ended, life_ms)
-            arguments += (len(change.delete), 2 * len(change.put))
-            arguments += (ITEM + key for key in change.delete)
-            for key, value in change.put.items():
-                arguments += (ITEM + key, value)
+            fields: list[Any] = ["position", change.position]
+            if change.ended:
+                deleted: list[bytes] = []
+                life_ms = DAY_MS
+                fields += ("ended", change.ended)
+            else:
+                deleted = [ITEM + key for key in change.delete]
+                life_ms = min(_milliseconds(change.idle_seconds), MOST_LIFE_MS) + DAY_MS
+                fields += ("life", life_ms)
+                for key, value in change.put.items():
+                    fields += (ITEM + key, value)
+            arguments += (change.epoch, int(change.create), int(bool(change.ended)), life_ms)
+            arguments += (len(deleted), len(fields), *deleted, *fields)
         return [self._sessions + change.session_id for change in changes], arguments
 
     def _held(self, session_id: str, fields: Mapping[bytes, bytes]) -> Held:

@@ -271,7 +271,8 @@ class SqliteStore:
         for name, epoch, position, how in self._pages(query):
             yield Held(name, epoch, position, {}, how)
         query = (
-            "SELECT number, id, epoch, position, (SELECT value FROM items WHERE session = number AND key = ?) "
+            "SELECT number, id, epoch, position, "
+            "(SELECT value FROM items WHERE session = number AND key = ?) "
             "FROM sessions WHERE number > ? ORDER BY number LIMIT ?"
         )
         for name, epoch, position, meta in self._pages(query, META):
