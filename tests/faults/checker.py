@@ -120,6 +120,7 @@ class _Session:
         self.report = report
         self.acknowledged = 0
         self.asked_up_to = 0
+        self.last_answer = 0.0
         self.acks: dict[int, float] = {}  # end of a request to when it was acknowledged first
         self.seen: dict[int, bytes] = {}
 
@@ -144,6 +145,7 @@ class _Session:
     def _answered(self, event: Answered) -> None:
         asked = event.asked
         self.report.answers += 1
+        self.last_answer = event.at
         self.report.replays += event.replayed
         if asked.end > self.acknowledged:
             self.report.steps += asked.end - max(asked.start, self.acknowledged)
@@ -205,9 +207,12 @@ class _Session:
         self.acks = {end: at for end, at in self.acks.items() if end <= expected}
 
     def _lost_seconds(self, expected: int, at: float) -> float:
-        """How long before the kill the first of the steps that were lost was acknowledged."""
+        """How long before the kill the first of the steps that were lost was acknowledged.
+
+        It was the first kill after the session's last answer: till then a server knew them all.
+        """
         first = min(when for end, when in self.acks.items() if end > expected)
-        kill = max((kill for kill in self.kills if kill <= at), default=at)
+        kill = min((kill for kill in self.kills if kill > self.last_answer), default=at)
         return max(0.0, kill - first)
 
     def _mismatch(self, asked: Asked, expected: int) -> None:

@@ -24,6 +24,7 @@ PATIENCE = 60.0
 PAUSE = 0.1
 """Seconds before a call that failed is made again, unless the server asks for more."""
 LONGEST_PAUSE = 1.0
+MOVED = "SESSION_MOVED"
 LOOK_BACK = 4
 """How many requests back one is asked for again, at most."""
 
@@ -112,7 +113,7 @@ class _Client:
         self._at = 0
         self._rng = random.Random(f"{load.shape.seed}/{number}")
         self._index = 0  # of the request to send next
-        self._furthest = 0  # what it was before steps were lost
+        self._furthest = 0  # all before it may have been applied
         self._over = False
 
     async def open(self) -> None:
@@ -165,6 +166,7 @@ class _Client:
         The session is over if the server says that it is, or says nothing for too long.
         """
         asked = planned.asked
+        self._furthest = max(self._furthest, asked.index + 1)
         deadline = time.monotonic() + PATIENCE
         last = "nothing"
         while time.monotonic() < deadline:
@@ -179,7 +181,7 @@ class _Client:
                 self._answered(planned, answer)
                 return
             last = f"{told.reason}: {told.message}"
-            if told.retry_after is not None or told.reason == "SESSION_MOVED":
+            if told.retry_after is not None or told.reason == MOVED:
                 await self._pause(told)
                 continue
             self._refused(planned, told)
@@ -191,7 +193,6 @@ class _Client:
         asked = planned.asked
         self._history.answered(asked, answer.position, answer.bits, replayed=answer.replayed)
         self._index = max(self._index, asked.index + 1)
-        self._furthest = max(self._furthest, self._index)
 
     def _refused(self, planned: Planned, told: Failure) -> None:
         self._history.failures[told.reason] += 1

@@ -259,6 +259,13 @@ def test_a_loss_of_what_was_acknowledged_too_long_ago(history: History) -> None:
     assert set(check(history, RUN, may_lose_seconds=1.0).counts) == {Kind.LOST}
 
 
+def test_a_loss_is_that_of_the_first_kill_after_the_last_answer(history: History) -> None:
+    history.killed()
+    history.kills.append(time.monotonic() + 5.0)
+    history.add("b", Refused(request("b", 3), "STEPS_LOST", 2 * STEPS, time.monotonic() + 6.0))
+    assert check(history, RUN, may_lose_seconds=1.0).faults == []
+
+
 def test_a_loss_that_is_none(history: History) -> None:
     history.killed()
     history.refused(request("b", 3), "STEPS_LOST", 3 * STEPS)
