@@ -20,6 +20,8 @@ import structlog
 from keepgate.errors import StoreError
 from keepgate.sessions.stores.base import Change, Held, Refusal, Store
 
+EVERY_SECONDS = 0.75
+"""So that with the commit itself no more than the last second is at risk."""
 RETRY_SECONDS = 0.05
 MOST_RETRY_SECONDS = 2.0
 """The wait after a commit that failed doubles from the one to the other."""
@@ -51,7 +53,7 @@ class Journal:
     every: seconds between the commits of sessions that do not ask for one at once.
     """
 
-    def __init__(self, store: Store, every: float = 1.0) -> None:
+    def __init__(self, store: Store, every: float = EVERY_SECONDS) -> None:
         self.store = store
         self.failing_since: float | None = None
         self._every = every
