@@ -30,6 +30,7 @@ KeepgateError
     │   ├── StoreUnavailableError    nothing can be made durable at present
     │   ├── SessionsExhaustedError
     │   ├── StepsExhaustedError
+    │   ├── CallsExhaustedError
     │   └── DrainingError
     ├── ComputationError         the computation failed; the server's log says why
     └── NotFiniteError           the state has overflowed; its session is lost
@@ -313,6 +314,14 @@ class StepsExhaustedError(RetryLaterError):
             pending=pending,
             limit=limit,
         )
+
+
+class CallsExhaustedError(RetryLaterError):
+    reason = "CALLS_EXHAUSTED"
+    retry_after = 0.1
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"all {limit} calls that the server serves at once are taken", limit=limit)
 
 
 class DrainingError(RetryLaterError):

@@ -69,7 +69,7 @@ async def _serve(settings: Settings) -> None:
     sequences = Sequences(registry, settings, Keeper(registry, settings, _store(settings), spill_store()))
     try:
         await sequences.recover()
-        guard = CallGuard()
+        guard = CallGuard(settings.max_calls)
         server = grpc.aio.server(interceptors=(guard,), options=_options(settings))
         status = _add_services(server, sequences)
         port = _listen(server, settings)

@@ -36,7 +36,7 @@ async def serve(registry: Registry) -> AsyncIterator[Any]:
     """The stub of a connection to a server of these models."""
     settings = load_settings()
     sequences = Sequences(registry, settings, Keeper(registry, settings, None, spill_store()))
-    server = grpc.aio.server(interceptors=(CallGuard(),))
+    server = grpc.aio.server(interceptors=(CallGuard(100),))
     sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
         SequencesServicer(sequences), server
     )
