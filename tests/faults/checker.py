@@ -145,8 +145,9 @@ class _Session:
     def _answered(self, event: Answered) -> None:
         asked = event.asked
         self.report.answers += 1
-        self.last_answer = event.at
         self.report.replays += event.replayed
+        if asked.end >= self.acknowledged:
+            self.last_answer = event.at
         if asked.end > self.acknowledged:
             self.report.steps += asked.end - max(asked.start, self.acknowledged)
             self.acknowledged = asked.end
@@ -209,7 +210,7 @@ class _Session:
     def _lost_seconds(self, expected: int, at: float) -> float:
         """How long before the kill the first of the steps that were lost was acknowledged.
 
-        It was the first kill after the session's last answer: till then a server knew them all.
+        It was the first kill after the last answer from a server that knew them all.
         """
         first = min(when for end, when in self.acks.items() if end > expected)
         kill = min((kill for kill in self.kills if kill > self.last_answer), default=at)

@@ -1,4 +1,4 @@
-"""A disk that is full: nothing is acknowledged that is not on it, and all goes on when there is room again."""
+"""A disk that is full: nothing is acknowledged that is not on it, and all goes on once there is room."""
 
 from __future__ import annotations
 
