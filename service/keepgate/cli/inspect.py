@@ -156,7 +156,7 @@ def _read_model(model: str, models: Path | None) -> ModelInfo:
 
 def _described(model: LoadedModel) -> ModelInfo:
     """What a server's answer would tell."""
-    from keepgate_client._convert import model_from_proto
+    from keepgate_client._infos import model_from_proto
 
     from keepgate.rpc.describe import model_to
 
