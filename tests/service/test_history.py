@@ -47,7 +47,11 @@ class Life(RuleBasedStateMachine):
         self.store: dict[bytes, bytes] = {}
         self.reached = self.rewound_to = 0
 
-    @rule(kind=st.sampled_from([Kind.STEP, Kind.SCORE]), count=st.integers(1, 5), options=st.sampled_from(OPTIONS))
+    @rule(
+        kind=st.sampled_from([Kind.STEP, Kind.SCORE]),
+        count=st.integers(1, 5),
+        options=st.sampled_from(OPTIONS),
+    )
     def apply(self, kind: Kind, count: int, options: Options) -> None:
         begin = len(self.inputs)
         inputs = list(range(begin, begin + count))
