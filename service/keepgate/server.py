@@ -231,8 +231,8 @@ async def _until_stopped(
         if guard.in_flight:
             log.warning("calls cut off", calls=guard.in_flight)
             guard.cut()
-        await _flush(sequences, settings.drain_seconds)
         await server.stop(FLUSH_SECONDS)
+        await _flush(sequences, settings.drain_seconds)  # what was answered up to the very end
         log.info("stopped")
     finally:
         expiry.cancel()

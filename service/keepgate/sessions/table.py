@@ -57,7 +57,8 @@ class Session(Generic[Outcome]):
     NO_SLOT.
 
     keeping: what makes it last, the caller's. may_have_lost: it was taken over from a server that may have
-    applied more steps than it stored; so till the next one is applied.
+    applied more steps than it stored. It stays so till it is moved: a client may ask for one of the last
+    steps once more, and send what followed the lost ones later.
     """
 
     __slots__ = (
@@ -253,7 +254,6 @@ class SessionTable(Generic[Outcome]):
         session = entry.session
         entry.unapplied -= count
         session.position += count
-        session.may_have_lost = False
         entries = session.entries
         while len(entries) > 1 and entries[1].unapplied == 0:
             del entries[0]
@@ -279,6 +279,7 @@ class SessionTable(Generic[Outcome]):
 
     def move(self, session: Session[Outcome], position: int) -> None:
         """Set a session that has no work in flight to another position; its kept outcomes go."""
+        session.may_have_lost = False
         session.position = session.tail = position
         session.entries.clear()
 
