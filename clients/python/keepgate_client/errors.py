@@ -13,6 +13,7 @@ KeepgateError                         everything below; has code, reason, metada
 └── ServerError                       the server refused; nothing was applied
     ├── InvalidArgumentError          a field is at fault; also a ValueError
     ├── ModelNotFoundError
+    ├── ModelRefusedError             to an operator: a model file or the repository cannot be taken
     ├── SessionError                  about one session, `session_id`
     │   ├── SessionGoneError          it is not open, and its state is gone
     │   │   ├── SessionNotFoundError  it never was, or so long ago that the server forgot
@@ -143,6 +144,10 @@ class ModelNotFoundError(ServerError):
         return self.metadata.get("model", "")
 
 
+class ModelRefusedError(ServerError):
+    """A model file, or the repository, cannot be taken; what was loaded before goes on serving."""
+
+
 class SessionError(ServerError):
     """About one session. The subclass tells what."""
 
@@ -228,6 +233,7 @@ class NotFiniteError(ServerError):
 
 REASONS: Mapping[str, type[ServerError]] = {
     "MODEL_NOT_FOUND": ModelNotFoundError,
+    "MODEL_REFUSED": ModelRefusedError,
     "SESSION_NOT_FOUND": SessionNotFoundError,
     "SESSION_CLOSED": SessionClosedError,
     "SESSION_EXPIRED": SessionExpiredError,
