@@ -11,6 +11,7 @@ KeepgateError
 └── RequestError             a request was refused; the text is for the client
     ├── InvalidArgumentError     a field of the request is at fault
     ├── ModelNotFoundError
+    ├── ModelRefusedError        a model file, or the repository, cannot be taken
     ├── SessionGoneError         the request names a session that is not open
     │   ├── SessionNotFoundError     never opened, or so long ago that it is forgotten
     │   ├── SessionClosedError
@@ -122,9 +123,18 @@ class InvalidArgumentError(RequestError):
 class ModelNotFoundError(RequestError):
     reason = "MODEL_NOT_FOUND"
 
-    def __init__(self, model: str, version: str, loaded: str) -> None:
+    def __init__(self, model: str, version: str, loaded: str, fault: str = "is not loaded; loaded") -> None:
         wanted = f"version {version!r} of model {model!r}" if version else f"model {model!r}"
-        super().__init__(f"{wanted} is not loaded; loaded: {loaded}", model=model, version=version)
+        super().__init__(f"{wanted} {fault}: {loaded or 'nothing'}", model=model, version=version)
+
+
+class ModelRefusedError(RequestError):
+    """What was loaded before goes on serving. model and version are empty if it is the repository's fault."""
+
+    reason = "MODEL_REFUSED"
+
+    def __init__(self, fault: str, model: str = "", version: str = "") -> None:
+        super().__init__(fault, model=model, version=version)
 
 
 class SessionGoneError(RequestError):

@@ -102,6 +102,13 @@ class Residents:
         at_rest = session.position == session.tail
         return at_rest and session not in self._jobs and session not in self._replaying
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether there is neither work nor state: whatever is on its way has a slot, or is noted here."""
+        if self._recent or self._jobs or self._replaying or self._queue or self._tasks:
+            return False
+        return self._slots.free == self._slots.capacity
+
     def remove(self, session: Session[Any]) -> None:
         """The session is over, and nothing is in flight. Its slot is free once no replay needs it."""
         if session in self._replaying:

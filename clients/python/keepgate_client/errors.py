@@ -13,6 +13,7 @@ KeepgateError                         everything below; has code, reason, metada
 └── ServerError                       the server refused; nothing was applied
     ├── InvalidArgumentError          a field is at fault; also a ValueError
     ├── ModelNotFoundError
+    ├── ModelRefusedError             to an operator: a model file or the repository cannot be taken
     ├── SessionError                  about one session, `session_id`
     │   ├── SessionGoneError          it is not open on this server
     │   │   ├── SessionNotFoundError  it never was, or so long ago that the server forgot
@@ -149,6 +150,10 @@ class ModelNotFoundError(ServerError):
     def model(self) -> str:
         """Name of the model asked for."""
         return self.metadata.get("model", "")
+
+
+class ModelRefusedError(ServerError):
+    """A model file, or the repository, cannot be taken; what was loaded before goes on serving."""
 
 
 class SessionError(ServerError):
@@ -296,6 +301,7 @@ class NotFiniteError(ServerError):
 
 REASONS: Mapping[str, type[ServerError]] = {
     "MODEL_NOT_FOUND": ModelNotFoundError,
+    "MODEL_REFUSED": ModelRefusedError,
     "SESSION_NOT_FOUND": SessionNotFoundError,
     "SESSION_CLOSED": SessionClosedError,
     "SESSION_EXPIRED": SessionExpiredError,
