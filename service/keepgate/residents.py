@@ -28,8 +28,8 @@ from keepgate.errors import (
 from keepgate.models.registry import LoadedModel
 from keepgate.sessions.history import History
 from keepgate.sessions.records import Codec
+from keepgate.sessions.session import NO_SLOT, Session
 from keepgate.sessions.stores.base import Refusal
-from keepgate.sessions.table import NO_SLOT, Session
 
 LOOKED_AT = 32
 """Sessions of which one may be found to give up its slot."""

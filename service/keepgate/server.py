@@ -205,7 +205,7 @@ def _listen(server: grpc.aio.Server, setting: str, address: str) -> int:
 
 async def _start_admin(settings: Settings, servicer: AdminServicer) -> tuple[grpc.aio.Server, str]:
     """The server of the Admin service, for which no drain waits, and its address, "" if it is turned off."""
-    server = grpc.aio.server(interceptors=(CallGuard(),), options=_options(settings))
+    server = grpc.aio.server(interceptors=(CallGuard(settings.max_calls),), options=_options(settings))
     address = settings.admin_address
     if address:
         admin_pb2_grpc.add_AdminServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
