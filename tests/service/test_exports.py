@@ -13,26 +13,12 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from keepgate.sessions import blob as blobs
 from keepgate_protos.v1 import sequences_pb2 as pb
+from support.inputs import EVERYTHING, MODELS, TEXT, outputs, values
 from support.repositories import characters_spec, write_model
 from support.servers import ServerProcess
 from support.wire import Wire, connect, failure
 
-EVERYTHING = pb.Outputs(top_k=3, logits=True, hidden=True, state=True)
-VECTORS = pb.Outputs(hidden=True, state=True)
 STATE = pb.Outputs(state=True)
-MODELS = [("letters", "1"), ("letters", "2"), ("ids", "1"), ("vectors", "1")]
-TEXT = "now is the winter of our discontent, made glorious summer by this sun of york.\n"
-
-
-def values(model: str, count: int, seed: int = 3) -> pb.Inputs:
-    rng = np.random.default_rng(seed)
-    if model == "vectors":
-        return pb.Inputs(features=pb.Features(values=rng.standard_normal(3 * count)))
-    return pb.Inputs(tokens=pb.Tokens(ids=rng.integers(0, 11, count)))
-
-
-def outputs(model: str) -> pb.Outputs:
-    return VECTORS if model == "vectors" else EVERYTHING
 
 
 @pytest.fixture
@@ -117,6 +103,10 @@ def test_a_blob_of_another_length_is_refused(wire: Wire, exported: bytes) -> Non
     [
         {"weights": "0" * 64},
         {"position": -1},
+        pytest.param(
+            {"position": 2**63 - 1},
+            marks=pytest.mark.xfail(reason="one step more is more than a store can hold", strict=True),
+        ),
         {"position": 2**63},
         {"position": 2**80},
         {"position": 1.5},

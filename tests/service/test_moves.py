@@ -12,13 +12,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc_status import rpc_status
 from keepgate_protos.v1 import sequences_pb2 as pb
+from support.inputs import EVERYTHING, MODELS, TEXT, outputs, values
 from support.servers import ServerProcess
 from support.wire import DEADLINE, Failure, Wire, connect, failure, step, take_apart
 
-EVERYTHING = pb.Outputs(top_k=3, logits=True, hidden=True, state=True)
-VECTORS = pb.Outputs(hidden=True, state=True)
-MODELS = [("letters", "1"), ("letters", "2"), ("ids", "1"), ("vectors", "1")]
-TEXT = "now is the winter of our discontent, made glorious summer by this sun of york.\n"
 LONG = TEXT * 51
 """16 of them are less than a server lets wait."""
 ATTEMPTS = 50
@@ -33,17 +30,6 @@ def cramped(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield wire
     assert process.stop() == 0, process.log()
     assert '"level": "error"' not in process.log()
-
-
-def values(model: str, count: int, seed: int = 3) -> pb.Inputs:
-    rng = np.random.default_rng(seed)
-    if model == "vectors":
-        return pb.Inputs(features=pb.Features(values=rng.standard_normal(3 * count)))
-    return pb.Inputs(tokens=pb.Tokens(ids=rng.integers(0, 11, count)))
-
-
-def outputs(model: str) -> pb.Outputs:
-    return VECTORS if model == "vectors" else EVERYTHING
 
 
 @pytest.mark.parametrize(("model", "version"), MODELS)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from keepgate_protos.v1 import sequences_pb2 as pb
+from support.inputs import EVERYTHING
 from support.servers import ServerProcess
 from support.wire import Wire, connect, failure, step, take_apart
 
-EVERYTHING = pb.Outputs(top_k=3, logits=True, hidden=True, state=True)
 DRAWN = pb.Sampling(temperature=1.2, top_k=12, top_p=0.95, seed=99)
 PARTS = ["now is", " the ", "w", "inter", " of our discontent, made glorious summer", " by", " this", " sun"]
 
