@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -35,6 +36,14 @@ REPEATABLE = frozenset({"precision"})
 """Settings whose flag may be given several times; the values come as a list."""
 
 
+def _checked_address(address: str) -> str:
+    """host:port, or nothing. Raises ValueError."""
+    match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})", address)
+    if address and (match is None or int(match[1]) > MAX_PORT):
+        raise ValueError(f"Expected host:port with a port of at most {MAX_PORT}, or nothing")
+    return address
+
+
 class Settings(BaseSettings):
     """All settings of the server. Flags come as keyword arguments.
 
@@ -46,6 +55,11 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="TOML file with any of these settings")
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8001, ge=0, le=MAX_PORT, description="gRPC port; 0 takes a free one")
+    admin_address: Annotated[str, AfterValidator(_checked_address)] = Field(
+        "127.0.0.1:8003",
+        description="host:port of the Admin service, for the operator alone; port 0 takes a free one, empty "
+        "turns it off",
+    )
     ready_file: Path | None = Field(None, description="file that gets host:port once the server answers")
     models: Path = Field(
         BUNDLED_MODELS, description="model repository: DIR/<name>/<version>/model.safetensors"

@@ -19,6 +19,7 @@ from keepgate.errors import (
     DrainingError,
     InvalidArgumentError,
     SessionBusyError,
+    SessionExistsError,
     SessionGoneError,
     SessionLostError,
     SessionModelError,
@@ -31,13 +32,16 @@ from keepgate.models.registry import LoadedModel, Registry
 from keepgate.residents import Residents
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
+from keepgate.sessions.session import ModelKey, Session
 from keepgate.sessions.stores.base import Held, Refusal
-from keepgate.sessions.table import ModelKey, Session, SessionTable
+from keepgate.sessions.table import SessionTable
 
 Outcome = Job | Generation
 
 SESSION_ID_PATTERN = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 SESSION_ID_BYTES = 16
+RECOVERED_AT_ONCE = 256
+"""Between so many, the event loop gets its turn: other sessions may be at work."""
 
 log = structlog.get_logger(__name__)
 
@@ -63,16 +67,11 @@ class Directory:
 
     async def recover(self) -> None:
         """At start: know the sessions that this server has in its store. Raises StoreError."""
-        known = 0
-        for held in await self.keeper.held():
-            try:
-                self._adopt(held)
-                known += 1
-            except (SessionModelError, SessionGoneError) as error:
-                if not held.ended:
-                    log.warning("a stored session cannot go on", error=str(error))
-        if known:
-            log.info("sessions recovered", sessions=known)
+        await self._recover(await self.keeper.held())
+
+    async def recover_of(self, key: ModelKey) -> None:
+        """A model was loaded: know the stored sessions that could not go on without it."""
+        await self._recover(self.keeper.stranded(key))
 
     async def open(
         self,
@@ -117,6 +116,8 @@ class Directory:
         self.keeper.check_usable(durability)
         self.expire()
         self.table.check_absent(session_id)
+        if self.keeper.is_stranded(session_id):
+            raise SessionExistsError(session_id)
         limit = self.settings.max_sessions
         if self.table.count(model.key) >= limit:
             raise SessionsExhaustedError(model.key.name, model.key.version, limit)
@@ -214,6 +215,20 @@ class Directory:
         finally:
             del self._claims[session_id]
             done.set_result(None)
+
+    async def _recover(self, stored: list[Held]) -> None:
+        known = 0
+        for number, held in enumerate(stored, 1):
+            try:
+                self._adopt(held)
+                known += 1
+            except (SessionModelError, SessionGoneError) as error:
+                if not held.ended:
+                    log.warning("a stored session cannot go on", error=str(error))
+            if number % RECOVERED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if known:
+            log.info("sessions recovered", sessions=known)
 
     def _adopt(self, held: Held) -> None:
         """Raises SessionGoneError, SessionModelError."""

@@ -28,6 +28,7 @@ from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
 from keepgate.sessions.journal import Journal
 from keepgate.sessions.keeping import Keeping, Meta
+from keepgate.sessions.session import ModelKey
 from keepgate.sessions.stores.base import META, Held, Refusal, Store
 
 EPOCH_BITS = 48
@@ -51,7 +52,7 @@ class Keeper:
         self._registry = registry
         self._lasting = Journal(store) if store is not None else None
         self._passing = Journal(spill)
-        self._stranded: dict[str, SessionModelError] = {}
+        self._stranded: dict[str, tuple[SessionModelError, ModelKey, Held]] = {}
 
     @property
     def is_shared(self) -> bool:
@@ -78,7 +79,15 @@ class Keeper:
     def check_here(self, session_id: str) -> None:
         """Raises SessionModelError if the session is this server's, but its model is not."""
         if session_id in self._stranded:
-            raise self._stranded[session_id]
+            raise self._stranded[session_id][0].with_traceback(None)
+
+    def is_stranded(self, session_id: str) -> bool:
+        """Whether the session is this server's, but its model is not."""
+        return session_id in self._stranded
+
+    def stranded(self, key: ModelKey) -> list[Held]:
+        """The sessions that wait for this model, to be given to `adopt` again."""
+        return [held for _, model, held in self._stranded.values() if model == key]
 
     async def held(self) -> list[Held]:
         """At start: the sessions that are this server's. Raises StoreError."""
@@ -115,8 +124,10 @@ class Keeper:
         if model is None or model.network.fingerprint != meta.weights:
             fault = "is not loaded here" if model is None else "has other weights here"
             stranded = SessionModelError(held.session_id, meta.model.name, meta.model.version, fault)
-            self._stranded[held.session_id] = stranded
+            told = held._replace(items={META: held.items[META]})
+            self._stranded[held.session_id] = stranded, meta.model, told
             raise stranded
+        self._stranded.pop(held.session_id, None)
         keeping = Keeping(held.session_id, meta, self._lasting, held.epoch, None, durable=held.position)
         kernel = _kernel(model)
         if kernel != meta.kernel:

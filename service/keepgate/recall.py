@@ -17,10 +17,11 @@ from keepgate.generation import Generation, GenerationOptions
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
 from keepgate.sessions.records import Record
-from keepgate.sessions.table import Entry, Session
+from keepgate.sessions.session import Entry, Session
 
 if TYPE_CHECKING:
     from keepgate.directory import Outcome
+    from keepgate.residents import Residents
     from keepgate.sequences import Sequences
 
 log = structlog.get_logger(__name__)
@@ -40,7 +41,8 @@ class Recall:
         StepsExhaustedError.
         """
         reservation = self._sequences.reserved(len(job.inputs))
-        task = asyncio.ensure_future(self._job(session, job, digest))
+        residents = self._sequences.residents(session.model)
+        task = asyncio.ensure_future(self._job(session, residents, job, digest))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         reservation.__enter__()
@@ -54,7 +56,8 @@ class Recall:
         Raises PositionMismatchError, StepMismatchError, StoreUnavailableError, SessionGoneError,
         StepsExhaustedError.
         """
-        history, records = await self._find(session, position, digest)
+        residents = self._sequences.residents(session.model)
+        history, records = await self._find(session, residents, position, digest)
         prompt, end = records[0], records[-1].end
         entry: Entry[Outcome] = Entry(session, position, end - position, digest)
         entry.unapplied = 0
@@ -65,30 +68,33 @@ class Recall:
         for job in jobs:
             generation.expect(job)
         with self._sequences.reserved(end - position):
-            self._run(session, history, position, jobs)
+            _run(residents, history, position, jobs)
             await jobs[-1].wait()
         if [record.inputs[0] for record in records[1:]] != generation.tokens[: len(records) - 1].tolist():
             log.warning("a generation was repeated with other tokens", session=session.session_id)
         self._sequences.table.attach(entry, generation)
         return generation
 
-    async def _job(self, session: Session[Outcome], job: Job, digest: bytes) -> None:
+    async def _job(self, session: Session[Outcome], residents: Residents, job: Job, digest: bytes) -> None:
         try:
-            history, _ = await self._find(session, job.start, digest)
+            history, _ = await self._find(session, residents, job.start, digest)
         except RequestError as error:
             job.error = error
             job.settle()
             return
-        self._run(session, history, job.start, [job])
+        _run(residents, history, job.start, [job])
 
     async def _find(
-        self, session: Session[Outcome], position: int, digest: bytes
+        self, session: Session[Outcome], residents: Residents, position: int, digest: bytes
     ) -> tuple[History, list[Record]]:
-        """The session's history, and what it has of the request."""
+        """The session's history, and what it has of the request.
+
+        residents: those of the session's model, which may be unloaded if the session ends meanwhile.
+        """
         keeping = session.keeping
         if keeping.durability is Durability.ALWAYS and keeping.journal.is_unwritten(keeping):
             await self._sequences.keeper.stored(keeping)  # nothing is acknowledged before it is durable
-        history = await self._sequences.residents(session.model).recall(session)
+        history = await residents.recall(session)
         records = history.find(position)
         if not records:
             raise PositionMismatchError(session.session_id, position, session.tail)
@@ -96,7 +102,8 @@ class Recall:
             raise StepMismatchError(session.session_id, position, session.tail)
         return history, records
 
-    def _run(self, session: Session[Outcome], history: History, position: int, jobs: list[Job]) -> None:
-        state, start, inputs = history.state_before(position)
-        replay = [] if inputs is None else [Job(inputs, start, quiet=True)]
-        self._sequences.residents(session.model).run_from(state, replay + jobs)
+
+def _run(residents: Residents, history: History, position: int, jobs: list[Job]) -> None:
+    state, start, inputs = history.state_before(position)
+    replay = [] if inputs is None else [Job(inputs, start, quiet=True)]
+    residents.run_from(state, replay + jobs)

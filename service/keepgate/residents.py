@@ -28,8 +28,8 @@ from keepgate.errors import (
 from keepgate.models.registry import LoadedModel
 from keepgate.sessions.history import History
 from keepgate.sessions.records import Codec
+from keepgate.sessions.session import NO_SLOT, Session
 from keepgate.sessions.stores.base import Refusal
-from keepgate.sessions.table import NO_SLOT, Session
 
 LOOKED_AT = 32
 """Sessions of which one may be found to give up its slot."""
@@ -101,6 +101,13 @@ class Residents:
         """Whether nothing is being done with the session's state."""
         at_rest = session.position == session.tail
         return at_rest and session not in self._jobs and session not in self._replaying
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether there is neither work nor state: whatever is on its way has a slot, or is noted here."""
+        if self._recent or self._jobs or self._replaying or self._queue or self._tasks:
+            return False
+        return self._slots.free == self._slots.capacity
 
     def remove(self, session: Session[Any]) -> None:
         """The session is over, and nothing is in flight. Its slot is free once no replay needs it."""

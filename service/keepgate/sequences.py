@@ -32,8 +32,8 @@ from keepgate.recall import Recall
 from keepgate.request import NO_OPTIONS, Kind, Options, digest
 from keepgate.residents import Residents
 from keepgate.sessions.durability import Durability
+from keepgate.sessions.session import Entry, ModelKey, Session
 from keepgate.sessions.stores.base import Refusal
-from keepgate.sessions.table import Entry, Session
 
 Kept = TypeVar("Kept", Job, Generation)
 
@@ -59,6 +59,20 @@ class Sequences(Directory):
         """Take sessions of one more model version."""
         engine = Engine(model.network, self._compute, self._on_done, max_lanes=self.settings.max_batch)
         self._residents[model.key] = Residents(model, engine, self.settings, self._not_brought)
+
+    def unserve_unused(self) -> list[ModelKey]:
+        """Let go of the retired model versions that nothing uses any more; which."""
+        unused = [
+            model.key
+            for model in self.registry
+            if self.registry.is_retired(model.key)
+            and not self.table.count(model.key)
+            and self.residents(model.key).is_unused
+        ]
+        for key in unused:
+            self.registry.remove(key)
+            del self._residents[key]
+        return unused
 
     # --- work ---
 

@@ -6,19 +6,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import secrets
-import signal
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from keepgate_kernels import cpu_info
-from keepgate_protos.v1 import models_pb2, models_pb2_grpc, sequences_pb2, sequences_pb2_grpc
+from keepgate_protos.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    sequences_pb2,
+    sequences_pb2_grpc,
+)
 
 from keepgate import __version__
 from keepgate.config import Settings, load_settings
@@ -26,21 +35,30 @@ from keepgate.errors import ConfigError, KeepgateError, ListenError
 from keepgate.keeper import Keeper
 from keepgate.logs import configure_logs
 from keepgate.models.registry import Registry, load_repository
+from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
 from keepgate.sequences import Sequences
 from keepgate.sessions.stores import open_store, spill_store
 from keepgate.sessions.stores.base import Store
+from keepgate.signals import Signals
+from keepgate.swap import Swap, make_ready
 
 SERVICES = (
     sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["Models"].full_name,
 )
+ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 EXPIRY_SECONDS = 0.5
-"""How often idle sessions are looked for. A session is refused at its deadline, however late the
-search."""
+"""How often idle sessions, and models that nobody uses any more, are looked for. A session is refused at its
+deadline, however late the search."""
 FLUSH_SECONDS = 1.0
-"""What calls that outlive the drain, or were cut off, have to hear that it is over."""
+"""What calls that outlive the drain, or were cut off, have to hear that it is over; and what the store gets
+to take the rest, if the drain has used its time up."""
+STOP_SECONDS = 5.0
+"""What a batch and the stores get to come to an end; then the process ends without them."""
+HUNG = 1
+"""Exit code of a server that did not wait for its store."""
 SWITCH_SECONDS = 5e-4
 """How long the event loop may keep the GIL from the compute thread; Python's default is ten times
 that, several times a batch."""
@@ -67,12 +85,16 @@ async def _serve(settings: Settings) -> None:
         _check_ready_file(settings.ready_file)  # loading the models takes a while
     registry = _load_models(settings)
     sequences = Sequences(registry, settings, Keeper(registry, settings, _store(settings), spill_store()))
+    swap = Swap(sequences)
     try:
         await sequences.recover()
         guard = CallGuard(settings.max_calls)
         server = grpc.aio.server(interceptors=(guard,), options=_options(settings))
         status = _add_services(server, sequences)
-        port = _listen(server, settings)
+        port = _listen(server, "host, port", _address(settings.host, settings.port))
+        signals = Signals(swap)  # before anyone can know that the server is ready
+        admin = AdminServicer(sequences, swap, guard, signals.first.set)
+        admin_server, admin_address = await _start_admin(settings, admin)
         await server.start()
         for name in ("", *SERVICES):
             await status.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -80,24 +102,31 @@ async def _serve(settings: Settings) -> None:
         # What is here now stays: without it, full collections need not walk all that Numba made.
         gc.collect()
         gc.freeze()
-        signals = _Signals()  # before anyone can know that the server is ready
         if settings.ready_file is not None:
             _write_ready_file(settings.ready_file, address)
         seconds = round(time.perf_counter() - begin, 3)
         log.info(
             "ready",
             address=address,
+            admin=admin_address,
             version=__version__,
             kernel=cpu_info()["rung"],
             threads=settings.thread_count,
             pid=os.getpid(),
             seconds=seconds,
         )
-        await _until_stopped(settings, server, sequences, guard, status, signals)
+        expiry = asyncio.ensure_future(_expire(sequences, swap))
+        try:
+            await _until_stopped(settings, server, sequences, guard, status, signals)
+            await admin_server.stop(FLUSH_SECONDS)
+            log.info("stopped")
+        finally:
+            expiry.cancel()
     finally:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
-        await sequences.stop()
+        await swap.close()
+        await _stop(sequences)
 
 
 def _load_models(settings: Settings) -> Registry:
@@ -111,16 +140,7 @@ def _load_models(settings: Settings) -> Registry:
     for error in report.refused:
         log.error("model refused", error=str(error))
     for model in report.registry:
-        seconds = model.network.compile()
-        log.info(
-            "model loaded",
-            model=model.key.name,
-            version=model.key.version,
-            parameters=model.spec.parameters,
-            precision=model.network.precision,
-            weight_bytes=model.network.weight_bytes,
-            compile_seconds=round(seconds, 3),
-        )
+        make_ready(model)
     return report.registry
 
 
@@ -172,16 +192,28 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+def _listen(server: grpc.aio.Server, setting: str, address: str) -> int:
     """The port that the server listens on."""
-    address = _address(settings.host, settings.port)
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ListenError(f"host, port: cannot listen on {address}: is it in use?") from error
+        raise ListenError(f"{setting}: cannot listen on {address}: is it in use?") from error
     if not port:
-        raise ListenError(f"host, port: cannot listen on {address}")
+        raise ListenError(f"{setting}: cannot listen on {address}")
     return int(port)
+
+
+async def _start_admin(settings: Settings, servicer: AdminServicer) -> tuple[grpc.aio.Server, str]:
+    """The server of the Admin service, for which no drain waits, and its address, "" if it is turned off."""
+    server = grpc.aio.server(interceptors=(CallGuard(settings.max_calls),), options=_options(settings))
+    address = settings.admin_address
+    if address:
+        admin_pb2_grpc.add_AdminServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        reflection.enable_server_reflection((ADMIN, reflection.SERVICE_NAME), server)
+        port = _listen(server, "admin_address", address)
+        address = f"{address.rpartition(':')[0]}:{port}"
+        await server.start()
+    return server, address
 
 
 def _check_ready_file(path: Path) -> None:
@@ -216,54 +248,51 @@ async def _until_stopped(
     sequences: Sequences,
     guard: CallGuard,
     status: health.aio.HealthServicer,
-    signals: _Signals,
+    signals: Signals,
 ) -> None:
-    expiry = asyncio.ensure_future(_expire(sequences))
-    try:
-        await signals.first.wait()
-        log.info("draining", calls=guard.in_flight, seconds=settings.drain_seconds)
-        sequences.drain()
-        await status.enter_graceful_shutdown()
-        waits = [asyncio.ensure_future(guard.wait_idle()), asyncio.ensure_future(signals.second.wait())]
-        await asyncio.wait(waits, timeout=settings.drain_seconds, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        if guard.in_flight:
-            log.warning("calls cut off", calls=guard.in_flight)
-            guard.cut()
-        await server.stop(FLUSH_SECONDS)
-        await _flush(sequences, settings.drain_seconds)  # what was answered up to the very end
-        log.info("stopped")
-    finally:
-        expiry.cancel()
-
-
-async def _flush(sequences: Sequences, seconds: float) -> None:
-    """Have everything in the store before the end, if the store works."""
-    try:
-        await asyncio.wait_for(sequences.flush(), max(seconds, FLUSH_SECONDS))
-    except TimeoutError:
+    await signals.first.wait()
+    end = time.monotonic() + settings.drain_seconds
+    log.info("draining", calls=guard.in_flight, seconds=settings.drain_seconds)
+    sequences.drain()
+    await status.enter_graceful_shutdown()
+    await _first_of(guard.wait_idle(), signals.second.wait(), settings.drain_seconds)
+    if guard.in_flight:
+        log.warning("calls cut off", calls=guard.in_flight)
+        guard.cut()
+    await server.stop(FLUSH_SECONDS)
+    # All that was answered up to here is in the store before the end, if the store works.
+    left = 0.0 if signals.second.is_set() else end - time.monotonic()
+    if not await _first_of(sequences.flush(), signals.second.wait(), max(left, FLUSH_SECONDS)):
         log.error("sessions not stored", reason="the store did not take them before the drain's end")
 
 
-class _Signals:
-    """The first SIGTERM or SIGINT since this was made, and the second."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._came)
-
-    def _came(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
+async def _first_of(
+    wanted: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object], seconds: float
+) -> bool:
+    """Wait for either, and so long at most; whether what is wanted came."""
+    waits = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
+    done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    return waits[0] in done
 
 
-async def _expire(sequences: Sequences) -> None:
+async def _stop(sequences: Sequences) -> None:
+    """Let go of the stores. If one hangs, this is the end of the process: its thread would keep it alive."""
+    try:
+        await asyncio.wait_for(sequences.stop(), STOP_SECONDS)
+    except TimeoutError:
+        log.error("the store hangs", seconds=STOP_SECONDS)
+        logging.shutdown()
+        os._exit(HUNG)
+
+
+async def _expire(sequences: Sequences, swap: Swap) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             count = sequences.expire()
+            swap.expire()
             if count:
                 log.debug("sessions expired", sessions=count)
 

@@ -19,8 +19,8 @@ from keepgate.models.tokenizer import CharacterCodec
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import SequencesServicer
 from keepgate.sequences import Sequences
+from keepgate.sessions.session import Session
 from keepgate.sessions.stores import spill_store
-from keepgate.sessions.table import Session
 from keepgate_protos.v1 import sequences_pb2 as pb
 from keepgate_protos.v1 import sequences_pb2_grpc
 from structlog.testing import capture_logs

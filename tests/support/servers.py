@@ -26,7 +26,12 @@ class ServerProcess:
         self._ready.unlink(missing_ok=True)
         self._log = directory / "log"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KEEPGATE_")}
-        defaults = {"port": 0, "ready_file": self._ready, "log_format": "json"}
+        defaults = {
+            "port": 0,
+            "admin_address": "127.0.0.1:0",
+            "ready_file": self._ready,
+            "log_format": "json",
+        }
         for name, value in {**defaults, **settings}.items():
             environment[f"KEEPGATE_{name.upper()}"] = str(value)
         with self._log.open("w") as log:

@@ -1,10 +1,20 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Condition(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONDITION_UNSPECIFIED: _ClassVar[Condition]
+    CONDITION_SERVING: _ClassVar[Condition]
+    CONDITION_RETIRED: _ClassVar[Condition]
+CONDITION_UNSPECIFIED: Condition
+CONDITION_SERVING: Condition
+CONDITION_RETIRED: Condition
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -31,7 +41,7 @@ class DescribeModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "token_input", "feature_input", "layers", "categorical_head", "linear_head", "parameters", "file_bytes", "precision", "state_bytes", "fingerprint", "sessions", "description", "source", "licence", "weight_bytes", "precisions")
+    __slots__ = ("name", "version", "token_input", "feature_input", "layers", "categorical_head", "linear_head", "parameters", "file_bytes", "precision", "state_bytes", "fingerprint", "sessions", "description", "source", "licence", "weight_bytes", "precisions", "condition")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_INPUT_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +60,7 @@ class Model(_message.Message):
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PRECISIONS_FIELD_NUMBER: _ClassVar[int]
+    CONDITION_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     token_input: TokenInput
@@ -68,7 +79,8 @@ class Model(_message.Message):
     licence: str
     weight_bytes: int
     precisions: _containers.RepeatedCompositeFieldContainer[PrecisionSize]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., token_input: _Optional[_Union[TokenInput, _Mapping]] = ..., feature_input: _Optional[_Union[FeatureInput, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., categorical_head: _Optional[_Union[CategoricalHead, _Mapping]] = ..., linear_head: _Optional[_Union[LinearHead, _Mapping]] = ..., parameters: _Optional[int] = ..., file_bytes: _Optional[int] = ..., precision: _Optional[str] = ..., state_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., sessions: _Optional[int] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., precisions: _Optional[_Iterable[_Union[PrecisionSize, _Mapping]]] = ...) -> None: ...
+    condition: Condition
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., token_input: _Optional[_Union[TokenInput, _Mapping]] = ..., feature_input: _Optional[_Union[FeatureInput, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., categorical_head: _Optional[_Union[CategoricalHead, _Mapping]] = ..., linear_head: _Optional[_Union[LinearHead, _Mapping]] = ..., parameters: _Optional[int] = ..., file_bytes: _Optional[int] = ..., precision: _Optional[str] = ..., state_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., sessions: _Optional[int] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., precisions: _Optional[_Iterable[_Union[PrecisionSize, _Mapping]]] = ..., condition: _Optional[_Union[Condition, str]] = ...) -> None: ...
 
 class PrecisionSize(_message.Message):
     __slots__ = ("precision", "weight_bytes")

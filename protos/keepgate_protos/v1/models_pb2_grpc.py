@@ -50,7 +50,7 @@ class ModelsServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def List(self, request, context):
-        """List names every loaded model and version.
+        """List names every loaded model and version, retired ones too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

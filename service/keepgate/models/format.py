@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -38,13 +38,30 @@ ITEM_BYTES = 4
 DTYPE = "F32"
 
 
+class Stamp(NamedTuple):
+    """What changes when a file does, without reading it."""
+
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedFile:
-    """What a model file holds. tensors: canonical names and shapes of `spec.tensors()`, float32."""
+    """What a model file holds. tensors: canonical names and shapes of `spec.tensors()`, float32.
+
+    stamp: the file's, from before it was read.
+    """
 
     spec: ModelSpec
     tensors: dict[str, NDArray[np.float32]]
     file_bytes: int
+    stamp: Stamp
 
 
 def save_model(path: Path, spec: ModelSpec, tensors: Mapping[str, NDArray[np.float32]]) -> None:
@@ -86,7 +103,8 @@ def load_model(path: Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> LoadedFile:
 
 
 def _load(path: Path, file: BinaryIO, max_bytes: int) -> LoadedFile:
-    size = os.fstat(file.fileno()).st_size
+    status = os.fstat(file.fileno())
+    size = status.st_size
     if size > max_bytes:
         raise ModelFileError(path, f"oversized: {size} bytes, expected at most {max_bytes}")
     header_bytes = _read_header(path, file, size)
@@ -104,7 +122,7 @@ def _load(path: Path, file: BinaryIO, max_bytes: int) -> LoadedFile:
         raise ModelFileError(path, f"not a safetensors file: {error}") from error
     for name, tensor in tensors.items():
         _check_finite(path, name, tensor)
-    return LoadedFile(spec, tensors, size)
+    return LoadedFile(spec, tensors, size, Stamp.of(status))
 
 
 def _read_header(path: Path, file: BinaryIO, size: int) -> bytes:

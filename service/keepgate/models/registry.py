@@ -1,4 +1,4 @@
-"""The model repository: DIR/<name>/<version>/model.safetensors, loaded at start."""
+"""The model repository, DIR/<name>/<version>/model.safetensors, and what of it is loaded."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from keepgate.errors import (
     PrecisionError,
     RepositoryError,
 )
-from keepgate.models.format import load_model
+from keepgate.models.format import Stamp, load_model
 from keepgate.models.precision import PrecisionChoice
 from keepgate.models.tokenizer import CharacterCodec
-from keepgate.sessions.table import ModelKey
+from keepgate.sessions.session import ModelKey
 
 FILE_NAME = "model.safetensors"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -36,7 +36,7 @@ class LoadedModel:
     """One version of a model, ready to step.
 
     vocabulary_size is 0 for a feature model. packed_bytes: what the weights would take in the kernels, by
-    precision, the most exact first.
+    precision, the most exact first. stamp: the file's when it was read.
     """
 
     key: ModelKey
@@ -46,6 +46,7 @@ class LoadedModel:
     vocabulary_size: int
     file_bytes: int
     packed_bytes: Mapping[str, int]
+    stamp: Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +58,20 @@ class LoadReport:
 
 
 class Registry:
-    """Loaded models by name and version. The newest version has the largest number."""
+    """Loaded models by name and version. A retired one has its sessions, and takes no new ones.
+
+    The newest version has the largest number of those that are not retired.
+    """
 
     def __init__(self, models: list[LoadedModel]) -> None:
-        ordered = sorted(models, key=lambda model: (model.key.name, int(model.key.version)))
-        self._models = {model.key: model for model in ordered}
-        self._newest = {model.key.name: model for model in ordered}
+        self._models: dict[ModelKey, LoadedModel] = {}
+        self._retired: set[ModelKey] = set()
+        self._newest: dict[str, LoadedModel] = {}
+        self._arrange([*models])
 
     def __iter__(self) -> Iterator[LoadedModel]:
-        """By name, then by version."""
-        return iter(self._models.values())
+        """By name, then by version; retired ones too."""
+        return iter(tuple(self._models.values()))
 
     def __len__(self) -> int:
         return len(self._models)
@@ -76,25 +81,57 @@ class Registry:
         return self._models[key]
 
     def find(self, key: ModelKey) -> LoadedModel | None:
-        """The model of a key, if it is loaded."""
+        """The model of a key, if it is loaded, retired or not."""
         return self._models.get(key)
 
     def with_weights(self, fingerprint: str) -> LoadedModel | None:
-        """A loaded model with these weights, if there is one."""
-        return next((model for model in self if model.network.fingerprint == fingerprint), None)
+        """A model with these weights that takes new sessions, if there is one."""
+        serving = (model for model in self if model.key not in self._retired)
+        return next((model for model in serving if model.network.fingerprint == fingerprint), None)
 
     def get(self, name: str, version: str = "", *, field: str = "model") -> LoadedModel:
-        """A loaded model; version "" means the newest.
+        """A model that takes new sessions; version "" means the newest.
 
         Raises InvalidArgumentError naming `field` if the name is empty, else ModelNotFoundError.
         """
         if not name:
             raise InvalidArgumentError(field, "nothing", "the name of a loaded model")
-        found = self._models.get(ModelKey(name, version)) if version else self._newest.get(name)
-        if found is None:
-            loaded = ", ".join(f"{key.name}/{key.version}" for key in self._models)
-            raise ModelNotFoundError(name, version, loaded)
-        return found
+        key = ModelKey(name, version)
+        found = self._models.get(key) if version else self._newest.get(name)
+        if found is not None and found.key not in self._retired:
+            return found
+        serving = ", ".join(f"{key.name}/{key.version}" for key in self._models if key not in self._retired)
+        if key in self._retired:
+            raise ModelNotFoundError(name, version, serving, "is retired and takes no new sessions; loaded")
+        raise ModelNotFoundError(name, version, serving)
+
+    def is_retired(self, key: ModelKey) -> bool:
+        """Whether a loaded model takes no new sessions."""
+        return key in self._retired
+
+    def add(self, model: LoadedModel) -> None:
+        """Have one more version take new sessions."""
+        self._arrange([*self._models.values(), model])
+
+    def retire(self, key: ModelKey) -> None:
+        """Give a loaded model no new sessions."""
+        self._retired.add(key)
+        self._arrange([*self])
+
+    def restore(self, key: ModelKey) -> None:
+        """Have a retired model take new sessions again."""
+        self._retired.discard(key)
+        self._arrange([*self])
+
+    def remove(self, key: ModelKey) -> None:
+        """Let go of a retired model."""
+        del self._models[key]
+        self.restore(key)
+
+    def _arrange(self, models: list[LoadedModel]) -> None:
+        models.sort(key=lambda model: (model.key.name, int(model.key.version)))
+        self._models = {model.key: model for model in models}
+        self._newest = {model.key.name: model for model in models if model.key not in self._retired}
 
 
 def load_repository(
@@ -113,12 +150,12 @@ def load_repository(
     """
     models: list[LoadedModel] = []
     refused: list[KeepgateError] = []
-    folders = _folders(directory, refused)
+    folders = folders_of(directory, refused)
     _check_choice(precision, directory, folders)
     for name, version, folder in folders:
         path = folder / FILE_NAME
         try:
-            key = _checked_key(name, version, path)
+            key = checked_key(name, version, path)
             chosen = precision.of(name, version)
             models.append(
                 read_model(path, key, max_bytes=max_bytes, slots=slots, precision=chosen, threads=threads)
@@ -156,6 +193,7 @@ def read_model(
         vocabulary_size=token_input.vocabulary_size if token_input else 0,
         file_bytes=file.file_bytes,
         packed_bytes={name: packed_bytes(file.spec, name) for name in PRECISIONS},
+        stamp=file.stamp,
     )
 
 
@@ -164,7 +202,7 @@ def find_model(directory: Path, name: str, version: str = "") -> tuple[ModelKey,
 
     Raises RepositoryError if the directory cannot be read or has no such model.
     """
-    folders = _folders(directory, [])
+    folders = folders_of(directory, [])
     versions = {there: folder for model, there, folder in folders if model == name}
     numbers = [there for there in versions if VERSION_PATTERN.fullmatch(there)]
     wanted = version or max(numbers, key=int, default="")
@@ -174,8 +212,9 @@ def find_model(directory: Path, name: str, version: str = "") -> tuple[ModelKey,
     return ModelKey(name, wanted), versions[wanted] / FILE_NAME
 
 
-def _folders(directory: Path, refused: list[KeepgateError]) -> list[tuple[str, str, Path]]:
-    """As `_version_folders`. Raises RepositoryError if the directory itself cannot be read."""
+def folders_of(directory: Path, refused: list[KeepgateError]) -> list[tuple[str, str, Path]]:
+    """Name, version and folder of all that may be a version. What is none but holds a model, or cannot be
+    read, goes to `refused`. Raises RepositoryError if the directory itself cannot be read."""
     try:
         return list(_version_folders(directory, refused))
     except OSError as error:
@@ -198,8 +237,7 @@ def _check_choice(choice: PrecisionChoice, directory: Path, folders: list[tuple[
 
 
 def _version_folders(directory: Path, refused: list[KeepgateError]) -> Iterator[tuple[str, str, Path]]:
-    """Name, version and folder. What is no such folder but holds a model, or cannot be read, goes to
-    `refused`. Raises OSError if the directory itself cannot be read."""
+    """As `folders_of`, but raises OSError."""
     here = directory.absolute()
     for folder in sorted(directory.iterdir()):
         if folder.name.startswith((".", "_")):
@@ -240,7 +278,8 @@ def _what_is_in(directory: Path) -> str:
     return f"found only {', '.join(found[:SHOWN])}{more}"
 
 
-def _checked_key(name: str, version: str, path: Path) -> ModelKey:
+def checked_key(name: str, version: str, path: Path) -> ModelKey:
+    """The key of a model file by its folders. Raises ModelFileError."""
     if not NAME_PATTERN.fullmatch(name):
         raise ModelFileError(path, f"name {name!r}, expected letters, digits, '.', '_' and '-'")
     if not VERSION_PATTERN.fullmatch(version):

@@ -6,9 +6,15 @@ from keepgate_kernels.spec import CategoricalHead, LayerSpec, TokenInput
 from keepgate_protos.v1 import models_pb2 as pb
 
 from keepgate.models.registry import LoadedModel
+from keepgate.sequences import Sequences
 
 
-def model_to(model: LoadedModel, sessions: int) -> pb.Model:
+def describe(model: LoadedModel, sequences: Sequences) -> pb.Model:
+    """A model that is loaded now."""
+    return model_to(model, sequences.table.count(model.key), retired=sequences.registry.is_retired(model.key))
+
+
+def model_to(model: LoadedModel, sessions: int, *, retired: bool = False) -> pb.Model:
     """sessions: how many of this version are open."""
     spec, network = model.spec, model.network
     message = pb.Model(
@@ -28,6 +34,7 @@ def model_to(model: LoadedModel, sessions: int) -> pb.Model:
         description=spec.description,
         source=spec.source,
         licence=spec.licence,
+        condition=pb.CONDITION_RETIRED if retired else pb.CONDITION_SERVING,
     )
     if isinstance(spec.input, TokenInput):
         message.token_input.vocabulary_size = spec.input.vocabulary_size

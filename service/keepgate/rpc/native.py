@@ -14,10 +14,11 @@ from keepgate_protos.v1 import sequences_pb2 as pb
 from keepgate import moves
 from keepgate.errors import InvalidArgumentError
 from keepgate.rpc import convert
-from keepgate.rpc.describe import model_to
+from keepgate.rpc.describe import describe
 from keepgate.rpc.sessions import durability_from, session_to, state_from, ttl_from
 from keepgate.rpc.stream import StepStream
 from keepgate.sequences import Sequences
+from keepgate.sessions.session import ModelKey
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
@@ -150,14 +151,14 @@ class ModelsServicer(models_pb2_grpc.ModelsServicer):
     async def List(
         self, request: models_pb2.ListModelsRequest, context: Context
     ) -> models_pb2.ListModelsResponse:
-        count = self._sequences.table.count
         return models_pb2.ListModelsResponse(
-            models=[model_to(model, count(model.key)) for model in self._sequences.registry]
+            models=[describe(model, self._sequences) for model in self._sequences.registry]
         )
 
     async def Describe(
         self, request: models_pb2.DescribeModelRequest, context: Context
     ) -> models_pb2.DescribeModelResponse:
-        model = self._sequences.registry.get(request.name, request.version, field="name")
-        sessions = self._sequences.table.count(model.key)
-        return models_pb2.DescribeModelResponse(model=model_to(model, sessions))
+        registry = self._sequences.registry
+        model = registry.find(ModelKey(request.name, request.version))  # retired or not
+        model = model or registry.get(request.name, request.version, field="name")
+        return models_pb2.DescribeModelResponse(model=describe(model, self._sequences))

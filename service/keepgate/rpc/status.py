@@ -22,6 +22,7 @@ from keepgate.errors import (
     DrainingError,
     InvalidArgumentError,
     ModelNotFoundError,
+    ModelRefusedError,
     NotFiniteError,
     NotRetainedError,
     PositionMismatchError,
@@ -53,6 +54,7 @@ log = structlog.get_logger(__name__)
 CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFoundError: grpc.StatusCode.NOT_FOUND,
+    ModelRefusedError: grpc.StatusCode.FAILED_PRECONDITION,
     SessionNotFoundError: grpc.StatusCode.NOT_FOUND,
     SessionClosedError: grpc.StatusCode.NOT_FOUND,
     SessionExpiredError: grpc.StatusCode.NOT_FOUND,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
+from keepgate.sessions.session import ModelKey
 from keepgate.sessions.stores.base import META, Change, Refusal
-from keepgate.sessions.table import ModelKey
 
 if TYPE_CHECKING:
     from keepgate.sessions.journal import Journal
