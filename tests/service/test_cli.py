@@ -48,7 +48,7 @@ Ask = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_help_and_version() -> None:
     commands = keepgate("--help").stdout
-    for name in ("serve", "list", "show", "generate", "score", "sessions", "info", "health"):
+    for name in ("serve", "list", "show", "generate", "score", "sessions", "info", "health", "drain"):
         assert re.search(rf"^  {name} ", commands, re.MULTILINE)
         assert "Usage: " in keepgate(name, "--help").stdout
     assert re.fullmatch(r"keepgate \d+\.\d+\.\d+\n", keepgate("--version").stdout)
@@ -279,6 +279,7 @@ def test_serve_takes_flags_over_environment_over_file(repository: Path, tmp_path
     config.write_text('max_sessions = 1\nlog_format = "json"\nmodels = "/nowhere"\n')
     ready = tmp_path / "ready"
     command = [*KEEPGATE, "serve", "--models", str(repository), "--port", "0", "--ready-file", str(ready)]
+    command += ["--admin-address", "127.0.0.1:0"]
     # --models beats KEEPGATE_MODELS, which beats the file's; max_sessions comes from the file.
     extra = {"KEEPGATE_CONFIG": str(config), "KEEPGATE_MODELS": "/elsewhere"}
     with subprocess.Popen(
