@@ -117,8 +117,8 @@ async def _serve(settings: Settings) -> None:
         )
         expiry = asyncio.ensure_future(_expire(sequences, swap))
         try:
-            await _until_stopped(settings, server, sequences, guard, status, signals)
-            await admin_server.stop(FLUSH_SECONDS)
+            await _until_stopped(settings, sequences, guard, status, signals)
+            await asyncio.gather(server.stop(FLUSH_SECONDS), admin_server.stop(FLUSH_SECONDS))
             log.info("stopped")
         finally:
             expiry.cancel()
@@ -244,7 +244,6 @@ def _scratch(path: Path) -> Path:
 
 async def _until_stopped(
     settings: Settings,
-    server: grpc.aio.Server,
     sequences: Sequences,
     guard: CallGuard,
     status: health.aio.HealthServicer,
@@ -263,18 +262,20 @@ async def _until_stopped(
     left = 0.0 if signals.second.is_set() else end - time.monotonic()
     if not await _first_of(sequences.flush(), signals.second.wait(), max(left, FLUSH_SECONDS)):
         log.error("sessions not stored", reason="the store did not take them before the drain's end")
-    await server.stop(FLUSH_SECONDS)
 
 
 async def _first_of(
     wanted: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object], seconds: float
 ) -> bool:
-    """Wait for either, and so long at most; whether what is wanted came."""
+    """Wait for either, and so long at most; whether what is wanted came. Raises what that raises."""
     waits = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
     done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-    return waits[0] in done
+    if waits[0] not in done:
+        return False
+    await waits[0]
+    return True
 
 
 async def _stop(sequences: Sequences) -> None:
