@@ -70,15 +70,11 @@ def levels(folder: Path, model: str) -> Iterator[list[Target]]:
     """A server for each level of durability in each store."""
     with ExitStack() as stack:
         redis = stack.enter_context(redis_server(folder))
-        stores = {"sqlite": lambda name: f"sqlite:{folder / name}.db"}
-        if redis is not None:
-            stores["redis"] = lambda _: redis
         wanted = [(BASE, "", "none")]
-        wanted += [
-            (f"{level} {store}", url(level), level)
-            for store, url in stores.items()
-            for level in ("everysec", "always")
-        ]
+        for level in ("everysec", "always"):
+            wanted.append((f"{level} sqlite", f"sqlite:{folder / level}.db", level))
+            if redis is not None:
+                wanted.append((f"{level} redis", redis, level))
         targets = []
         for name, url, level in wanted:
             home = folder / name.replace(" ", "-")

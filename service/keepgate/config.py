@@ -115,6 +115,7 @@ class Settings(BaseSettings):
     max_batch: int = Field(1_024, ge=1, le=65_536, description="sessions computed in one tick")
     max_inputs_per_request: int = Field(16_384, ge=1, description="inputs of one Step, prompt or Score")
     max_generated_tokens: int = Field(16_384, ge=1, description="largest max_tokens of a Generate")
+    max_calls: int = Field(10_000, ge=1, description="calls and streams served at once")
     max_stream_pending: int = Field(
         256, ge=1, description="unanswered steps of one stream before the server stops reading it"
     )

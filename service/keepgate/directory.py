@@ -32,8 +32,9 @@ from keepgate.models.registry import LoadedModel, Registry
 from keepgate.residents import Residents
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
+from keepgate.sessions.session import ModelKey, Session
 from keepgate.sessions.stores.base import Held, Refusal
-from keepgate.sessions.table import ModelKey, Session, SessionTable
+from keepgate.sessions.table import SessionTable
 
 Outcome = Job | Generation
 

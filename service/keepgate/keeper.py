@@ -28,8 +28,8 @@ from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
 from keepgate.sessions.journal import Journal
 from keepgate.sessions.keeping import Keeping, Meta
+from keepgate.sessions.session import ModelKey
 from keepgate.sessions.stores.base import META, Held, Refusal, Store
-from keepgate.sessions.table import ModelKey
 
 EPOCH_BITS = 48
 """A session's first epoch is drawn: one of the same id that ended long ago had another."""

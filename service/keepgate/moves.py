@@ -8,7 +8,7 @@ from keepgate.errors import InvalidArgumentError, NotRetainedError
 from keepgate.models.registry import LoadedModel
 from keepgate.sessions import blob
 from keepgate.sessions.durability import Durability
-from keepgate.sessions.table import Session
+from keepgate.sessions.session import Session
 
 if TYPE_CHECKING:
     from keepgate.directory import Outcome

@@ -17,7 +17,7 @@ from keepgate.generation import Generation, GenerationOptions
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
 from keepgate.sessions.records import Record
-from keepgate.sessions.table import Entry, Session
+from keepgate.sessions.session import Entry, Session
 
 if TYPE_CHECKING:
     from keepgate.directory import Outcome

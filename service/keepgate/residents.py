@@ -18,11 +18,18 @@ import structlog
 from keepgate.config import Settings
 from keepgate.engine.engine import Engine
 from keepgate.engine.job import Job
-from keepgate.errors import KeepgateError, SessionLostError, StoreError, StoreUnavailableError
+from keepgate.errors import (
+    KeepgateError,
+    SessionLostError,
+    SessionMovedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from keepgate.models.registry import LoadedModel
 from keepgate.sessions.history import History
 from keepgate.sessions.records import Codec
-from keepgate.sessions.table import NO_SLOT, Session
+from keepgate.sessions.session import NO_SLOT, Session
+from keepgate.sessions.stores.base import Refusal
 
 LOOKED_AT = 32
 """Sessions of which one may be found to give up its slot."""
@@ -35,7 +42,7 @@ Failed = Callable[[Session[Any], list[Job], KeepgateError], None]
 class Residents:
     """on_failed(session, jobs, error): the jobs were given to `submit`, and none of them will be done.
 
-    If the error is a SessionLostError, nor will any others be.
+    If the error is a SessionGoneError, nor will any others be.
     """
 
     def __init__(self, model: LoadedModel, engine: Engine, settings: Settings, on_failed: Failed) -> None:
@@ -148,7 +155,7 @@ class Residents:
     async def recall(self, session: Session[Any]) -> History:
         """The session's history; a copy for the moment if it is in the store alone.
 
-        Raises StoreUnavailableError, SessionLostError.
+        Raises StoreUnavailableError, SessionLostError, SessionMovedError; after that one the session is over.
         """
         keeping = session.keeping
         if keeping.history is not None:
@@ -158,6 +165,9 @@ class Residents:
         except StoreError as error:
             raise StoreUnavailableError from error
         if held is None or held.epoch != keeping.epoch:
+            if keeping.journal.store.shared:
+                keeping.refused(Refusal.FENCED)
+                raise SessionMovedError(session.session_id)
             raise SessionLostError(session.session_id)
         try:
             return History.restore(held.items, self.codec, *self._retention)
@@ -254,7 +264,7 @@ class Residents:
     async def _fetch(self, session: Session[Any]) -> None:
         try:
             history = await self.recall(session)
-        except (StoreUnavailableError, SessionLostError) as error:
+        except (StoreUnavailableError, SessionLostError, SessionMovedError) as error:
             self._on_failed(session, self._jobs.pop(session), error)
             return
         if session.keeping.history is None:

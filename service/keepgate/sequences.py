@@ -32,8 +32,8 @@ from keepgate.recall import Recall
 from keepgate.request import NO_OPTIONS, Kind, Options, digest
 from keepgate.residents import Residents
 from keepgate.sessions.durability import Durability
+from keepgate.sessions.session import Entry, ModelKey, Session
 from keepgate.sessions.stores.base import Refusal
-from keepgate.sessions.table import Entry, ModelKey, Session
 
 Kept = TypeVar("Kept", Job, Generation)
 

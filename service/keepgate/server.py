@@ -88,7 +88,7 @@ async def _serve(settings: Settings) -> None:
     swap = Swap(sequences)
     try:
         await sequences.recover()
-        guard = CallGuard()
+        guard = CallGuard(settings.max_calls)
         server = grpc.aio.server(interceptors=(guard,), options=_options(settings))
         status = _add_services(server, sequences)
         port = _listen(server, "host, port", _address(settings.host, settings.port))
@@ -117,8 +117,8 @@ async def _serve(settings: Settings) -> None:
         )
         expiry = asyncio.ensure_future(_expire(sequences, swap))
         try:
-            await _until_stopped(settings, sequences, guard, status, signals)
-            await asyncio.gather(server.stop(FLUSH_SECONDS), admin_server.stop(FLUSH_SECONDS))
+            await _until_stopped(settings, server, sequences, guard, status, signals)
+            await admin_server.stop(FLUSH_SECONDS)
             log.info("stopped")
         finally:
             expiry.cancel()
@@ -205,7 +205,7 @@ def _listen(server: grpc.aio.Server, setting: str, address: str) -> int:
 
 async def _start_admin(settings: Settings, servicer: AdminServicer) -> tuple[grpc.aio.Server, str]:
     """The server of the Admin service, for which no drain waits, and its address, "" if it is turned off."""
-    server = grpc.aio.server(interceptors=(CallGuard(),), options=_options(settings))
+    server = grpc.aio.server(interceptors=(CallGuard(settings.max_calls),), options=_options(settings))
     address = settings.admin_address
     if address:
         admin_pb2_grpc.add_AdminServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
@@ -244,6 +244,7 @@ def _scratch(path: Path) -> Path:
 
 async def _until_stopped(
     settings: Settings,
+    server: grpc.aio.Server,
     sequences: Sequences,
     guard: CallGuard,
     status: health.aio.HealthServicer,
@@ -258,7 +259,8 @@ async def _until_stopped(
     if guard.in_flight:
         log.warning("calls cut off", calls=guard.in_flight)
         guard.cut()
-    # All is in the store before the end, if the store works.
+    await server.stop(FLUSH_SECONDS)
+    # All that was answered up to here is in the store before the end, if the store works.
     left = 0.0 if signals.second.is_set() else end - time.monotonic()
     if not await _first_of(sequences.flush(), signals.second.wait(), max(left, FLUSH_SECONDS)):
         log.error("sessions not stored", reason="the store did not take them before the drain's end")

@@ -29,7 +29,7 @@ from keepgate.memory import give_back
 from keepgate.models.format import Stamp, load_model
 from keepgate.models.registry import FILE_NAME, LoadedModel, checked_key, folders_of, read_model
 from keepgate.sequences import Sequences
-from keepgate.sessions.table import ModelKey
+from keepgate.sessions.session import ModelKey
 from keepgate.threads import in_thread
 
 Answer = TypeVar("Answer")

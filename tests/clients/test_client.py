@@ -238,10 +238,14 @@ def test_attach_takes_a_session_up(client: Client) -> None:
     assert first.step(text="d").position == 4
     assert second.position == 3
     first.step(text="e")
+    with pytest.raises(StepMismatchError) as changed:
+        second.step(text="e")
+    assert (changed.value.position, changed.value.expected_position) == (3, 5)
+    assert changed.value.session_id == "attached"
+    first.rewind(2)
     with pytest.raises(PositionMismatchError) as mismatch:
         second.step(text="e")
-    assert (mismatch.value.position, mismatch.value.expected_position) == (3, 5)
-    assert mismatch.value.session_id == "attached"
+    assert (mismatch.value.position, mismatch.value.expected_position) == (3, 2)
     with pytest.raises(SessionExistsError):
         client.open("letters", session_id="attached")
     assert expected[0].position == 1

@@ -111,7 +111,21 @@ def test_stream_over_a_shaky_connection_with_asyncio(shaky: Proxy, undisturbed: 
     assert shaky.connections > 5
 
 
-def test_steps_sent_ahead_may_lose_answers_but_no_step(shaky: Proxy, undisturbed: list[Prediction]) -> None:
+def test_steps_sent_ahead_over_a_shaky_connection(shaky: Proxy, undisturbed: list[Prediction]) -> None:
+    with Client(shaky.address, retry=STUBBORN) as client, client.open("letters") as session:
+        with client.stream(window=8) as stream:
+            futures = [stream.step(session, tokens=token, logits=True) for token in inputs()]
+        predictions = [future.result() for future in futures]
+        assert values(predictions) == values(undisturbed)
+        assert any(prediction.replayed for prediction in predictions)
+        assert session.position == session.describe().position == STEPS
+    assert shaky.connections > 5
+
+
+def test_steps_that_the_server_does_not_retain_may_lose_answers_but_no_step(
+    shaky: Proxy, start_server: Callable[..., ServerProcess], undisturbed: list[Prediction]
+) -> None:
+    shaky.upstream = start_server(retained_steps=0, snapshot_steps=1).address
     with Client(shaky.address, retry=STUBBORN) as client, client.open("letters") as session:
         with client.stream(window=8) as stream:
             futures = [stream.step(session, tokens=token, logits=True) for token in inputs()]
@@ -173,6 +187,34 @@ def test_score_whose_answer_is_lost_is_replayed(proxy: Proxy, client: Client) ->
     with Client(proxy.address) as behind, behind.open("letters") as session:
         lose_answer(proxy, session, client, lambda: session.score(text="hello")).result()
         assert session.position == session.describe().position == 5
+
+
+def test_moves_whose_answers_are_lost(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    with (
+        Proxy(server.address) as proxy,
+        Client(server.address) as client,
+        Client(proxy.address) as behind,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        session = behind.open("ids")
+        session.step(tokens=[1, 2, 3, 4])
+        blob = session.export()
+        started = (session.fork, lambda: behind.import_session(blob))
+        for count, start in enumerate(started, 2):
+            proxy.swallow_answers()
+            starting = pool.submit(start)
+            wait_until(lambda count=count: len(list(client.sessions("ids"))) == count)  # type: ignore[misc]
+            proxy.reset()
+            new = starting.result()
+            assert len(list(client.sessions("ids"))) == count
+            assert new.position == 4
+            assert new.step(tokens=5).position == 5
+        proxy.swallow_answers()
+        rewinding = pool.submit(session.rewind, 2)
+        wait_until(lambda: client.attach(session.session_id).position == 2)
+        proxy.reset()
+        assert rewinding.result().position == session.position == 2
 
 
 def test_open_and_close_whose_answers_are_lost(start_server: Callable[..., ServerProcess]) -> None:

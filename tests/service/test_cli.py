@@ -20,6 +20,24 @@ from keepgate_kernels import PRECISIONS, cpu_info
 from support.commands import KEEPGATE, environment, keepgate
 from support.servers import START_SECONDS, ServerProcess
 
+COMMANDS = [
+    "serve",
+    "list",
+    "show",
+    "generate",
+    "score",
+    "sessions",
+    "fork",
+    "rewind",
+    "export",
+    "import",
+    "info",
+    "health",
+    "reload",
+    "load",
+    "unload",
+    "drain",
+]
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 300
 
 
@@ -48,7 +66,7 @@ Ask = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_help_and_version() -> None:
     commands = keepgate("--help").stdout
-    for name in ("serve", "list", "show", "generate", "score", "sessions", "info", "health", "drain"):
+    for name in COMMANDS:
         assert re.search(rf"^  {name} ", commands, re.MULTILINE)
         assert "Usage: " in keepgate(name, "--help").stdout
     assert re.fullmatch(r"keepgate \d+\.\d+\.\d+\n", keepgate("--version").stdout)
@@ -92,6 +110,15 @@ def test_every_setting_is_a_flag() -> None:
         (["list", "-s", "a\udcff"], r"got b'a\xff', expected UTF-8 text"),
         (["list", "-s", ""], "got '', expected host:port"),
         (["health", "-s", " "], "got ' ', expected host:port"),
+        (["fork", "a\udcff"], r"'SESSION': got b'a\xff', expected UTF-8 text"),
+        (["fork", "a", "--durability", "ever"], "'ever' is not one of"),
+        (["fork", "a", "--idle-ttl", "nan"], "--idle-ttl"),
+        (["fork", "a", "--idle-ttl", "inf"], "--idle-ttl"),
+        (["rewind", "a", "-1"], "-1"),
+        (["rewind", "a", str(2**64)], "POSITION"),
+        (["export", "a"], "Missing argument 'FILE'"),
+        (["export", "a", "/"], "is a directory"),
+        (["import", "/"], "is a directory"),
         (["score", "letters", "/no/such/file"], "/no/such/file"),
         (["show", "letters", "--models", "/no/such/folder"], "/no/such/folder"),
         (["nonsense"], "No such command"),
@@ -248,16 +275,6 @@ def test_score(ask: Ask, client: Client, tmp_path: Path) -> None:
     assert f"{file}, line 301: got 'N'" in refused
     file.write_bytes(b"abc\xff")
     assert "not UTF-8" in ask("score", "letters", str(file), code=1).stderr
-
-
-def test_sessions(ask: Ask, client: Client) -> None:
-    with client.open("ids", session_id="listed-by-the-command") as session:
-        session.step(tokens=[1, 2, 3])
-        assert re.search(r"listed-by-the-command +ids/1 +3 ", ask("sessions", "--model", "ids").stdout)
-        (listed,) = json.loads(ask("sessions", "--model", "ids", "--json").stdout)
-        assert (listed["session_id"], listed["position"]) == ("listed-by-the-command", 3)
-    empty = ask("sessions", "--model", "ids")
-    assert (empty.stdout, empty.stderr) == ("", "No session is open.\n")
 
 
 def test_an_unknown_rung_is_told_without_a_traceback() -> None:

@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from keepgate_protos.v1 import models_pb2
 from keepgate_protos.v1 import sequences_pb2 as pb
 from support.servers import ServerProcess
-from support.wire import Wire, connect, failure, inputs, step
+from support.wire import Wire, failure, inputs, step
 
 Start = Callable[..., ServerProcess]
 PLAIN = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
@@ -396,33 +396,3 @@ def test_message_over_the_limit(wire: Wire) -> None:
         wire.stream([step(session, "a"), step(session, big), step(session, "b")])
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert wire.position(session) <= 1
-
-
-def test_too_many_sessions(start_server: Start) -> None:
-    server = start_server(max_sessions=2)
-    with connect(server.address) as wire:
-        first, _ = wire.open(), wire.open()
-        error = failure(wire.open)
-        assert (error.code, error.reason) == ("RESOURCE_EXHAUSTED", "SESSIONS_EXHAUSTED")
-        assert error.message == "model 'letters' version 2 has all its 2 sessions open"
-        assert error.metadata == {"model": "letters", "version": "2", "limit": "2"}
-        assert error.retry_after > 0
-        wire.open("letters", version="1")  # another version has slots of its own
-        wire.close(first)
-        wire.step(wire.open(), "abc", 0)
-
-
-def test_too_much_work_at_once(start_server: Start) -> None:
-    server = start_server(max_pending_steps=10, max_inputs_per_request=10)
-    with connect(server.address) as wire:
-        session = wire.open()
-        answers = wire.stream(step(session, "abcdef") for _ in range(50))
-        refused = [answer for answer in answers if answer.HasField("error")]
-        applied = [answer for answer in answers if answer.HasField("step")]
-        assert len(refused) + len(applied) == 50
-        assert wire.position(session) == 6 * len(applied) > 0
-        for answer in refused:
-            assert answer.error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
-            assert answer.error.message == (
-                "6 inputs wait to be applied: got 6 more, expected at most 10 in all"
-            )

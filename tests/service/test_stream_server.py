@@ -19,8 +19,8 @@ from keepgate.models.tokenizer import CharacterCodec
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import SequencesServicer
 from keepgate.sequences import Sequences
+from keepgate.sessions.session import Session
 from keepgate.sessions.stores import spill_store
-from keepgate.sessions.table import Session
 from keepgate_protos.v1 import sequences_pb2 as pb
 from keepgate_protos.v1 import sequences_pb2_grpc
 from structlog.testing import capture_logs
@@ -36,7 +36,7 @@ async def serve(registry: Registry) -> AsyncIterator[Any]:
     """The stub of a connection to a server of these models."""
     settings = load_settings()
     sequences = Sequences(registry, settings, Keeper(registry, settings, None, spill_store()))
-    server = grpc.aio.server(interceptors=(CallGuard(),))
+    server = grpc.aio.server(interceptors=(CallGuard(100),))
     sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
         SequencesServicer(sequences), server
     )

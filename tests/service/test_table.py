@@ -17,7 +17,8 @@ from keepgate.errors import (
     SessionNotFoundError,
     StepMismatchError,
 )
-from keepgate.sessions.table import Entry, ModelKey, Session, SessionTable
+from keepgate.sessions.session import Entry, ModelKey, Session
+from keepgate.sessions.table import SessionTable
 from support.transcripts import read_transcripts, replay
 
 KEEPING: Any = None

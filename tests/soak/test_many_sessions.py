@@ -129,7 +129,7 @@ def test_many_more_sessions_than_slots(
             with capsys.disabled():
                 print(
                     f"\n{live_sessions:,} sessions on {live_sessions // 10:,} slots, {durability}: "
-                    f"step with page-in {micros[0]:,.0f} us (median), {micros[1]:,.0f} us (99 %), one at a time; "
+                    f"step with page-in {micros[0]:,.0f} us (median), {micros[1]:,.0f} us (99 %) alone; "
                     f"under load {1e6 * np.median(latencies[live_sessions:]):,.0f} us; "
                     f"resident {resident_bytes(server) / 2**20:,.0f} MiB"
                 )

@@ -58,9 +58,32 @@ class Wire:
         numbered = (pb.StreamRequest(request_id=i, step=request) for i, request in enumerate(requests))
         return list(self.sequences.Stream(numbered, timeout=DEADLINE))
 
-    def position(self, session_id: str) -> int:
+    def describe(self, session_id: str) -> pb.Session:
         reply = self.sequences.Describe(pb.DescribeRequest(session_id=session_id), timeout=DEADLINE)
-        return int(reply.session.position)
+        session: pb.Session = reply.session
+        return session
+
+    def position(self, session_id: str) -> int:
+        return int(self.describe(session_id).position)
+
+    def fork(self, session_id: str, **fields: Any) -> str:
+        """The new session's id."""
+        reply = self.sequences.Fork(pb.ForkRequest(session_id=session_id, **fields), timeout=DEADLINE)
+        return str(reply.session.session_id)
+
+    def rewind(self, session_id: str, position: int) -> int:
+        """The position that the session is at now."""
+        request = pb.RewindRequest(session_id=session_id, position=position)
+        return int(self.sequences.Rewind(request, timeout=DEADLINE).session.position)
+
+    def export(self, session_id: str) -> bytes:
+        reply = self.sequences.Export(pb.ExportRequest(session_id=session_id), timeout=DEADLINE)
+        return bytes(reply.blob)
+
+    def import_session(self, blob: bytes, **fields: Any) -> pb.Session:
+        reply = self.sequences.Import(pb.ImportRequest(blob=blob, **fields), timeout=DEADLINE)
+        session: pb.Session = reply.session
+        return session
 
     def close(self, session_id: str) -> int:
         reply = self.sequences.Close(pb.CloseRequest(session_id=session_id), timeout=DEADLINE)

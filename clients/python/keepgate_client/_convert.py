@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Self, TypeAlias, TypeVar
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
-from keepgate_protos.v1 import models_pb2, sequences_pb2
+from keepgate_protos.v1 import sequences_pb2
 from numpy.typing import ArrayLike, NDArray
 
 from keepgate_client import types
@@ -37,6 +36,7 @@ class StepOptions:
     top: int = 0
     logits: bool = False
     hidden: bool = False
+    state: bool = False
 
     def sampling(self) -> sequences_pb2.Sampling:
         return sequences_pb2.Sampling(
@@ -48,7 +48,7 @@ class StepOptions:
 
     def outputs(self) -> sequences_pb2.Outputs:
         top = unsigned("top", self.top, 32)
-        return sequences_pb2.Outputs(top_k=top, logits=self.logits, hidden=self.hidden)
+        return sequences_pb2.Outputs(top_k=top, logits=self.logits, hidden=self.hidden, state=self.state)
 
 
 def unsigned(name: str, value: int, bits: int) -> int:
@@ -192,6 +192,14 @@ def _wrong_idle_ttl(got: str) -> ValueError:
     return ValueError(f"idle_ttl: got {got}, expected at least 1 µs and at most {MAX_DURATION_SECONDS} s")
 
 
+def state_to_proto(state: Iterable[types.LayerState]) -> list[sequences_pb2.LayerState]:
+    """One message a layer. Whether the sizes are the model's is for the server to say."""
+    return [
+        sequences_pb2.LayerState(h=np.asarray(layer.h).tolist(), c=np.asarray(layer.c).tolist())
+        for layer in state
+    ]
+
+
 def _floats(values: Iterable[float]) -> FloatArray | None:
     array = np.array(values, dtype=np.float32)
     return array if array.size else None
@@ -211,6 +219,7 @@ def prediction_from_proto(response: sequences_pb2.StepResponse) -> types.Predict
         logits=_floats(prediction.logits) if prediction.logits else None,
         outputs=_floats(prediction.outputs) if prediction.outputs else None,
         hidden=tuple(np.array(h.values, dtype=np.float32) for h in prediction.hidden),
+        state=tuple(types.LayerState(layer.h, layer.c) for layer in prediction.state),
     )
 
 
@@ -252,61 +261,4 @@ def score_from_proto(response: sequences_pb2.ScoreResponse, per_token: bool) -> 
         position=response.position,
         log_probabilities=values,
         replayed=response.replayed,
-    )
-
-
-def session_from_proto(session: sequences_pb2.Session) -> types.SessionInfo:
-    """What the server knows of a session."""
-    return types.SessionInfo(
-        session_id=session.session_id,
-        model=session.model,
-        version=session.version,
-        position=session.position,
-        created=_datetime(session.created),
-        last_used=_datetime(session.last_used),
-        idle_ttl=session.idle_ttl.ToTimedelta(),
-    )
-
-
-def _datetime(timestamp: Timestamp) -> datetime:
-    return timestamp.ToDatetime(tzinfo=UTC)
-
-
-def model_from_proto(model: models_pb2.Model) -> types.ModelInfo:
-    """A loaded model."""
-    source: types.TokenInputInfo | types.FeatureInputInfo
-    if model.WhichOneof("input") == "feature_input":
-        source = types.FeatureInputInfo(model.feature_input.size)
-    else:
-        token = model.token_input
-        source = types.TokenInputInfo(
-            token.vocabulary_size, token.embedding_size, token.tokenizer, tuple(token.vocabulary)
-        )
-    head: types.CategoricalHeadInfo | types.LinearHeadInfo
-    if model.WhichOneof("head") == "linear_head":
-        head = types.LinearHeadInfo(model.linear_head.size)
-    else:
-        head = types.CategoricalHeadInfo(model.categorical_head.size)
-    layers = tuple(
-        types.LayerInfo(x.cell, x.hidden_size, x.projection_size, x.peepholes, x.cell_clip)
-        for x in model.layers
-    )
-    return types.ModelInfo(
-        name=model.name,
-        version=model.version,
-        input=source,
-        layers=layers,
-        head=head,
-        parameters=model.parameters,
-        file_bytes=model.file_bytes,
-        precision=model.precision,
-        weight_bytes=model.weight_bytes,
-        precisions=tuple(types.PrecisionInfo(x.precision, x.weight_bytes) for x in model.precisions),
-        state_bytes=model.state_bytes,
-        fingerprint=model.fingerprint,
-        sessions=model.sessions,
-        description=model.description,
-        source=model.source,
-        licence=model.licence,
-        retired=model.condition == models_pb2.CONDITION_RETIRED,
     )

@@ -6,8 +6,9 @@ from grpc import StatusCode
 from keepgate_protos.v1 import sequences_pb2
 
 from keepgate_client import _convert, _rpc, errors, types
-from keepgate_client._plans import Call, Deadline, Plans
+from keepgate_client._plans import Deadline, Plans
 from keepgate_client._session import SessionState
+from keepgate_client._wishes import Call
 
 
 class Generation:
@@ -16,7 +17,7 @@ class Generation:
     A call that breaks is repeated as it was: the server streams the same tokens from the first, and
     those handed out already are skipped. The session's position follows the tokens handed out. If the
     generation fails for good, the position is back at its start, where the same generation may be
-    asked for again.
+    asked for again; after lost steps it is where the server has got.
 
     A call's own deadline is the client's default timeout. It bounds silence, not the generation: a call
     that brought a new token before its deadline is repeated like a broken one.
@@ -83,6 +84,8 @@ class Generation:
             delay = 0.0
         if delay is None or not (self._deadline is None or self._deadline.allows(delay)):
             self._state.moved(self._start)
+            if isinstance(error, errors.StepsLostError):
+                self._state.lost(error)
             raise error
         return delay
 

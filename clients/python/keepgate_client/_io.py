@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from keepgate_client import _rpc
-from keepgate_client._plans import Plan, Running, Sleep, T, Wish
+from keepgate_client._wishes import Plan, Running, Sleep, T, Wish
 from keepgate_client.errors import KeepgateError
 
 

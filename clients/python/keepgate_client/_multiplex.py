@@ -64,8 +64,8 @@ class Multiplexer(Generic[F]):
     """The state of a multiplexing stream.
 
     window: steps of one session that are sent ahead of their answers at most, counting from 1. The
-        server keeps the answer to a session's last step only. So with a window of 1 nothing is ever
-        lost, and with a larger one a broken call may lose answers (AnswerLostError), but no step.
+        server answers again what a session retains, so a broken call or a server that was restarted loses
+        nothing; only a window longer than that may lose answers (AnswerLostError), but no step.
     """
 
     def __init__(self, retry: RetryPolicy, window: int) -> None:
@@ -150,6 +150,8 @@ class Multiplexer(Generic[F]):
             return []
         else:
             lane.error = error
+            if isinstance(error, errors.StepsLostError):
+                lane.state.lost(error)
         lane.sent.remove(step)
         completions: list[Completion[F]] = [(step.future, error)]
         # What was sent ahead is refused by its position and stays until that answer is here. What

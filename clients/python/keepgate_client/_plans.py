@@ -1,81 +1,29 @@
 """What every call does, without doing it: the part that sync and asyncio clients share.
 
-A plan is a generator. It yields what it wants done (Call, Sleep), is resumed with the answer or with
-the typed error of a failed call, and returns the call's result. `_io` only carries out
-what plans ask for, so retries, positions and conversions exist once.
+Each method makes a plan (`_wishes`), so retries, positions and conversions exist once.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Self
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from keepgate_protos.v1 import models_pb2, sequences_pb2
 
-from keepgate_client import _convert, _rpc, errors, types
+from keepgate_client import _convert, _infos, _rpc, errors, types
 from keepgate_client._retry import RetryPolicy
 from keepgate_client._session import SessionState
+from keepgate_client._wishes import Call, Plan, Sleep
 
 SETTLE_SECONDS = 0.1
 """How long a position must stand still after a loop was left: many times what a token takes."""
 SETTLE_ATTEMPTS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Send the request; resume with the response, or throw the typed error."""
-
-    method: _rpc.Method[Any, Any]
-    request: Message
-    timeout: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sleep:
-    """Wait this many seconds."""
-
-    seconds: float
-
-
-T = TypeVar("T")
-Wish: TypeAlias = Call | Sleep
-Plan: TypeAlias = Generator[Wish, Any, T]
-
-
-class Running(Generic[T]):
-    """A plan on its way: the wish to grant next, or None and the result."""
-
-    result: T
-
-    def __init__(self, plan: Plan[T]) -> None:
-        self._plan = plan
-        self.wish: Wish | None = None
-
-    def __enter__(self) -> Self:
-        self._advance(lambda: next(self._plan))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._plan.close()  # interrupted in the middle, it still releases its session
-
-    def resume(self, outcome: Any) -> None:
-        """Go on with the answer, or with the error of a call that failed."""
-        if isinstance(outcome, errors.KeepgateError):
-            self._advance(lambda: self._plan.throw(outcome))
-        else:
-            self._advance(lambda: self._plan.send(outcome))
-
-    def _advance(self, move: Callable[[], Wish]) -> None:
-        try:
-            self.wish = move()
-        except StopIteration as stop:
-            self.wish = None
-            self.result = stop.value
 
 
 class Deadline:
@@ -93,6 +41,32 @@ class Deadline:
     def allows(self, delay: float) -> bool:
         """Whether waiting this long leaves time for another attempt."""
         return time.monotonic() + delay < self._end
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """What every call that starts a session says of it. drawn: the client chose the id, so that a session of
+    this id can only be that of the very same call."""
+
+    session_id: str
+    drawn: bool
+    idle_ttl: Duration | None
+    durability: sequences_pb2.Durability
+
+    @classmethod
+    def of(
+        cls,
+        session_id: str,
+        idle_ttl: float | timedelta | None,
+        durability: types.DurabilityName | None,
+    ) -> Self:
+        """session_id "" draws 128 random bits. Raises ValueError for what the wire cannot carry."""
+        return cls(
+            _convert.unicode("session_id", session_id) or secrets.token_hex(16),
+            not session_id,
+            _convert.idle_ttl_to_proto(idle_ttl),
+            _infos.durability_to_proto(durability),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,32 +109,63 @@ class Plans:
         self,
         model: str,
         version: str,
-        session_id: str,
-        idle_ttl: float | timedelta | None,
+        new: NewSession,
+        initial_state: Iterable[types.LayerState],
         timeout: float | None,
     ) -> Plan[SessionState]:
-        # The client draws the id, so that an Open whose answer got lost finds its own session.
-        drawn = not session_id
-        session_id = session_id or secrets.token_hex(16)
         request = sequences_pb2.OpenRequest(
             model=_convert.unicode("model", model),
             version=_convert.unicode("version", version),
-            session_id=_convert.unicode("session_id", session_id),
-            idle_ttl=_convert.idle_ttl_to_proto(idle_ttl),
+            session_id=new.session_id,
+            idle_ttl=new.idle_ttl,
+            durability=new.durability,
+            initial_state=_convert.state_to_proto(initial_state),
         )
+        return (yield from self._begin(_rpc.OPEN, request, new, timeout))
 
-        def settle(error: errors.KeepgateError) -> str | None:
-            return session_id if drawn and isinstance(error, errors.SessionExistsError) else None
+    def fork(self, state: SessionState, new: NewSession, timeout: float | None) -> Plan[SessionState]:
+        request = sequences_pb2.ForkRequest(
+            session_id=state.session_id,
+            fork_id=new.session_id,
+            idle_ttl=new.idle_ttl,
+            durability=new.durability,
+        )
+        with state.used_by("fork"):
+            twin = yield from self._begin(_rpc.FORK, request, new, timeout)
+            if twin.position == state.position:
+                twin.pending = state.pending
+            return twin
 
-        answer = yield from self.repeat(_rpc.OPEN, request, timeout, settle)
-        if isinstance(answer, str):
-            return (yield from self.attach(answer, timeout))
+    def import_session(
+        self, blob: bytes, model: str, version: str, new: NewSession, timeout: float | None
+    ) -> Plan[SessionState]:
+        request = sequences_pb2.ImportRequest(
+            blob=blob,
+            model=_convert.unicode("model", model),
+            version=_convert.unicode("version", version),
+            session_id=new.session_id,
+            idle_ttl=new.idle_ttl,
+            durability=new.durability,
+        )
+        return (yield from self._begin(_rpc.IMPORT, request, new, timeout))
+
+    def _begin(
+        self, method: _rpc.Method[Any, Any], request: Message, new: NewSession, timeout: float | None
+    ) -> Plan[SessionState]:
+        """A call that starts a session; one whose answer got lost finds its own session."""
+
+        def settle(error: errors.KeepgateError) -> bool | None:
+            return True if new.drawn and isinstance(error, errors.SessionExistsError) else None
+
+        answer = yield from self.repeat(method, request, timeout, settle)
+        if answer is True:
+            return (yield from self.attach(new.session_id, timeout))
         return SessionState.of(answer.session)
 
     def describe(self, session_id: str, timeout: float | None) -> Plan[types.SessionInfo]:
         request = sequences_pb2.DescribeRequest(session_id=_convert.unicode("session_id", session_id))
         answer = yield from self.repeat(_rpc.DESCRIBE, request, timeout)
-        return _convert.session_from_proto(answer.session)
+        return _infos.session_from_proto(answer.session, described=True)
 
     def attach(self, session_id: str, timeout: float | None) -> Plan[SessionState]:
         info = yield from self.describe(session_id, timeout)
@@ -185,8 +190,7 @@ class Plans:
     ) -> Plan[types.Prediction]:
         with state.used_by("step"):
             request.position = state.position
-            answer = yield from self.repeat(_rpc.STEP, request, timeout)
-            state.moved(answer.position)
+            answer = yield from self._move(state, _rpc.STEP, request, timeout)
             return _convert.prediction_from_proto(answer)
 
     def score(
@@ -203,9 +207,20 @@ class Plans:
                 inputs=inputs,
                 per_token=per_token,
             )
-            answer = yield from self.repeat(_rpc.SCORE, request, timeout)
-            state.moved(answer.position)
+            answer = yield from self._move(state, _rpc.SCORE, request, timeout)
             return _convert.score_from_proto(answer, per_token)
+
+    def _move(
+        self, state: SessionState, method: _rpc.Method[Any, Any], request: Message, timeout: float | None
+    ) -> Plan[Any]:
+        """A call that applies inputs: the session follows its answer, or goes back to what is not lost."""
+        try:
+            answer = yield from self.repeat(method, request, timeout)
+        except errors.StepsLostError as error:
+            state.lost(error)
+            raise
+        state.moved(answer.position)
+        return answer
 
     def score_model(
         self,
@@ -221,6 +236,22 @@ class Plans:
         request = sequences_pb2.ScoreRequest(model=reference, inputs=inputs, per_token=per_token)
         answer = yield from self.repeat(_rpc.SCORE, request, timeout)
         return _convert.score_from_proto(answer, per_token)
+
+    def rewind(self, state: SessionState, position: int, timeout: float | None) -> Plan[types.SessionInfo]:
+        with state.used_by("rewind"):
+            request = sequences_pb2.RewindRequest(
+                session_id=state.session_id, position=_convert.unsigned("position", position, 64)
+            )
+            answer = yield from self.repeat(_rpc.REWIND, request, timeout)
+            state.moved(answer.session.position)
+            return _infos.session_from_proto(answer.session)
+
+    def export(self, state: SessionState, timeout: float | None) -> Plan[bytes]:
+        with state.used_by("export"):
+            request = sequences_pb2.ExportRequest(session_id=state.session_id)
+            answer = yield from self.repeat(_rpc.EXPORT, request, timeout)
+            blob: bytes = answer.blob
+            return blob
 
     def close(self, state: SessionState, timeout: float | None) -> Plan[int]:
         with state.used_by("close"):
@@ -241,16 +272,16 @@ class Plans:
             page_size=page_size, page_token=page_token, model=_convert.unicode("model", model)
         )
         answer = yield from self.repeat(_rpc.LIST, request, timeout)
-        return [_convert.session_from_proto(s) for s in answer.sessions], answer.next_page_token
+        return [_infos.session_from_proto(s) for s in answer.sessions], answer.next_page_token
 
     def models(self, timeout: float | None) -> Plan[list[types.ModelInfo]]:
         request = models_pb2.ListModelsRequest()
         answer = yield from self.repeat(_rpc.LIST_MODELS, request, timeout)
-        return [_convert.model_from_proto(model) for model in answer.models]
+        return [_infos.model_from_proto(model) for model in answer.models]
 
     def model(self, name: str, version: str, timeout: float | None) -> Plan[types.ModelInfo]:
         request = models_pb2.DescribeModelRequest(
             name=_convert.unicode("name", name), version=_convert.unicode("version", version)
         )
         answer = yield from self.repeat(_rpc.DESCRIBE_MODEL, request, timeout)
-        return _convert.model_from_proto(answer.model)
+        return _infos.model_from_proto(answer.model)

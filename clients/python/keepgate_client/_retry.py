@@ -25,7 +25,7 @@ class RetryPolicy:
         Client("127.0.0.1:8001", retry=RetryPolicy(attempts=3))
     """
 
-    attempts: int = 8
+    attempts: int = 10
     initial_backoff: float = 0.05
     multiplier: float = 2.0
     max_backoff: float = 2.0

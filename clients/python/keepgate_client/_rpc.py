@@ -56,6 +56,10 @@ SCORE = Method(f"/{_SEQUENCES}/Score", sequences_pb2.ScoreRequest, sequences_pb2
 DESCRIBE = Method(f"/{_SEQUENCES}/Describe", sequences_pb2.DescribeRequest, sequences_pb2.DescribeResponse)
 LIST = Method(f"/{_SEQUENCES}/List", sequences_pb2.ListRequest, sequences_pb2.ListResponse)
 CLOSE = Method(f"/{_SEQUENCES}/Close", sequences_pb2.CloseRequest, sequences_pb2.CloseResponse)
+FORK = Method(f"/{_SEQUENCES}/Fork", sequences_pb2.ForkRequest, sequences_pb2.ForkResponse)
+REWIND = Method(f"/{_SEQUENCES}/Rewind", sequences_pb2.RewindRequest, sequences_pb2.RewindResponse)
+EXPORT = Method(f"/{_SEQUENCES}/Export", sequences_pb2.ExportRequest, sequences_pb2.ExportResponse)
+IMPORT = Method(f"/{_SEQUENCES}/Import", sequences_pb2.ImportRequest, sequences_pb2.ImportResponse)
 LIST_MODELS = Method(f"/{_MODELS}/List", models_pb2.ListModelsRequest, models_pb2.ListModelsResponse)
 DESCRIBE_MODEL = Method(
     f"/{_MODELS}/Describe", models_pb2.DescribeModelRequest, models_pb2.DescribeModelResponse
@@ -70,6 +74,10 @@ UNARY: tuple[Method[Any, Any], ...] = (
     DESCRIBE,
     LIST,
     CLOSE,
+    FORK,
+    REWIND,
+    EXPORT,
+    IMPORT,
     LIST_MODELS,
     DESCRIBE_MODEL,
 )

@@ -62,6 +62,11 @@ class SessionState:
         self.position = position
         self.pending = pending
 
+    def lost(self, error: errors.StepsLostError) -> None:
+        """Go back to what the server still has."""
+        if error.expected_position is not None:
+            self.moved(error.expected_position)
+
 
 class SessionBase:
     """What Session and AsyncSession have in common."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterable
+from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -12,12 +12,14 @@ import grpc.aio
 
 from keepgate_client import _convert, _plans, _rpc
 from keepgate_client._io import AsyncIO
+from keepgate_client._opening import Opening
 from keepgate_client._retry import RetryPolicy
 from keepgate_client._session import SessionState
+from keepgate_client._wishes import Plan
 from keepgate_client.aio_session import AsyncSession
 from keepgate_client.aio_stream import AsyncStream
 from keepgate_client.client import DEFAULT_TARGET, DEFAULT_TIMEOUT
-from keepgate_client.types import ModelInfo, Score, SessionInfo
+from keepgate_client.types import DurabilityName, LayerState, ModelInfo, Score, SessionInfo
 
 
 class AsyncClient:
@@ -69,6 +71,8 @@ class AsyncClient:
         session_id: str = "",
         idle_ttl: float | timedelta | None = None,
         *,
+        durability: DurabilityName | None = None,
+        initial_state: Iterable[LayerState] = (),
         timeout: float | None = None,
     ) -> Opening:
         """As `Client.open`. Await it for a session, or use it in `async with`.
@@ -77,13 +81,29 @@ class AsyncClient:
         async with client.open("shakespeare-gru") as session:
             ...
         """
-        return Opening(self._session(self._plans.open(model, version, session_id, idle_ttl, timeout)))
+        new = _plans.NewSession.of(session_id, idle_ttl, durability)
+        return Opening(self._session(self._plans.open(model, version, new, initial_state, timeout)))
+
+    def import_session(
+        self,
+        blob: bytes,
+        model: str = "",
+        version: str = "",
+        session_id: str = "",
+        idle_ttl: float | timedelta | None = None,
+        *,
+        durability: DurabilityName | None = None,
+        timeout: float | None = None,
+    ) -> Opening:
+        """As `Client.import_session`; await it or use it in `async with`."""
+        new = _plans.NewSession.of(session_id, idle_ttl, durability)
+        return Opening(self._session(self._plans.import_session(blob, model, version, new, timeout)))
 
     def attach(self, session_id: str, *, timeout: float | None = None) -> Opening:
         """As `Client.attach`; await it or use it in `async with`."""
         return Opening(self._session(self._plans.attach(session_id, timeout)))
 
-    async def _session(self, plan: _plans.Plan[SessionState]) -> AsyncSession:
+    async def _session(self, plan: Plan[SessionState]) -> AsyncSession:
         return AsyncSession(self._io, self._plans, await self._io.run(plan))
 
     def stream(self, *, window: int = 1) -> AsyncStream:
@@ -128,27 +148,3 @@ class AsyncClient:
         """As `Client.score`."""
         inputs = _convert.inputs_to_proto(tokens, text)
         return await self._io.run(self._plans.score_model(model, version, inputs, per_token, timeout))
-
-
-class Opening:
-    """A session to be: `await` it, or use it in `async with`, which closes the session at the end."""
-
-    def __init__(self, opening: Coroutine[Any, Any, AsyncSession]) -> None:
-        self._opening = opening
-        self._session: AsyncSession | None = None
-
-    def __await__(self) -> Generator[Any, Any, AsyncSession]:
-        return self._opening.__await__()
-
-    async def __aenter__(self) -> AsyncSession:
-        self._session = await self._opening
-        return self._session
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._session is not None:
-            await self._session.__aexit__(kind, error, trace)

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -17,17 +18,18 @@ from keepgate_client import _convert, _plans, errors
 from keepgate_client._generation import Generation, generate_request
 from keepgate_client._io import AsyncIO
 from keepgate_client._loops import AsyncLoops, Loop
+from keepgate_client._opening import Opening
 from keepgate_client._session import SessionBase, SessionState, closing
 from keepgate_client.aio_stream import AsyncStream
-from keepgate_client.types import Prediction, Score, SessionInfo, Token
+from keepgate_client.types import DurabilityName, Prediction, Score, SessionInfo, Token
 
 
 class AsyncSession(SessionBase):
     """`Session` for asyncio. One call at a time: a second one raises SessionBusyError.
 
-    `close`, `resync` and the end of `async with` end a loop over `generate` or `stream` that was left
-    early. Other calls do so only if nothing refers to its generator any more, as after `async for token in
-    session.generate(...)`; else it may still be in use.
+    `close`, `resync`, `rewind` and the end of `async with` end a loop over `generate` or `stream` that was
+    left early. Other calls do so only if nothing refers to its generator any more, as after `async for token
+    in session.generate(...)`; else it may still be in use.
     """
 
     def __init__(self, io: AsyncIO, plans: _plans.Plans, state: SessionState) -> None:
@@ -61,10 +63,11 @@ class AsyncSession(SessionBase):
         top: int = 0,
         logits: bool = False,
         hidden: bool = False,
+        state: bool = False,
         timeout: float | None = None,
     ) -> Prediction:
         """As `Session.step`."""
-        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
+        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden, state)
         inputs = _convert.StepInputs.of(tokens, text, features)
         request = inputs.request(self.session_id, options)
         await self._loops.left()
@@ -137,11 +140,12 @@ class AsyncSession(SessionBase):
         top: int = 0,
         logits: bool = False,
         hidden: bool = False,
+        state: bool = False,
         window: int = 1,
         timeout: float | None = None,
     ) -> AsyncIterator[Prediction]:
         """As `Session.stream`, for `async for`; the inputs may be asynchronous too."""
-        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
+        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden, state)
         items, convert = _convert.step_items(tokens, text, features)
         inputs = (convert(item) async for item in _convert.as_async(items))
         return self._loops.start(lambda loop: self._streamed(loop, inputs, options, window, timeout))
@@ -188,6 +192,33 @@ class AsyncSession(SessionBase):
         """As `Session.resync`."""
         await self._loops.end()
         return await self._io.run(self._plans.resync(self._state, timeout))
+
+    def fork(
+        self,
+        session_id: str = "",
+        idle_ttl: float | timedelta | None = None,
+        *,
+        durability: DurabilityName | None = None,
+        timeout: float | None = None,
+    ) -> Opening:
+        """As `Session.fork`; await it or use it in `async with`."""
+        new = _plans.NewSession.of(session_id, idle_ttl, durability)
+        return Opening(self._forked(new, timeout))
+
+    async def _forked(self, new: _plans.NewSession, timeout: float | None) -> AsyncSession:
+        await self._loops.left()
+        twin = await self._io.run(self._plans.fork(self._state, new, timeout))
+        return AsyncSession(self._io, self._plans, twin)
+
+    async def rewind(self, position: int, *, timeout: float | None = None) -> SessionInfo:
+        """As `Session.rewind`."""
+        await self._loops.end()
+        return await self._io.run(self._plans.rewind(self._state, position, timeout))
+
+    async def export(self, *, timeout: float | None = None) -> bytes:
+        """As `Session.export`."""
+        await self._loops.left()
+        return await self._io.run(self._plans.export(self._state, timeout))
 
     async def close(self, *, timeout: float | None = None) -> int:
         """As `Session.close`."""

@@ -63,6 +63,7 @@ class AsyncStream:
         top: int = 0,
         logits: bool = False,
         hidden: bool = False,
+        state: bool = False,
         timeout: float | None = None,
     ) -> Future[Prediction]:
         """Queue a step and return its future; as `Stream.step`.
@@ -70,7 +71,7 @@ class AsyncStream:
         first, second = stream.step(a, text="x"), stream.step(b, text="y")
         print((await first).text, (await second).text)
         """
-        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
+        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden, state)
         inputs = _convert.StepInputs.of(tokens, text, features)
         return self.submit(session._state, inputs, options, timeout)
 

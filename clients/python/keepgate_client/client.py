@@ -14,7 +14,7 @@ from keepgate_client._io import IO
 from keepgate_client._retry import RetryPolicy
 from keepgate_client.session import Session
 from keepgate_client.stream import Stream
-from keepgate_client.types import ModelInfo, Score, SessionInfo
+from keepgate_client.types import DurabilityName, LayerState, ModelInfo, Score, SessionInfo
 
 DEFAULT_TARGET = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 30.0
@@ -78,29 +78,62 @@ class Client:
         session_id: str = "",
         idle_ttl: float | timedelta | None = None,
         *,
+        durability: DurabilityName | None = None,
+        initial_state: Iterable[LayerState] = (),
         timeout: float | None = None,
     ) -> Session:
-        """Start a session at position 0 with a zero state. As a context manager it closes itself.
+        """Start a session at position 0. As a context manager it closes itself.
 
         version: empty means the newest one loaded.
         session_id: 1 to 128 characters of [A-Za-z0-9._~-]; empty draws 128 random bits.
         idle_ttl: seconds or timedelta that the session outlives its last request; None means the
             server's default.
+        durability: what survives a server that is killed: "none", "everysec" (all but at most the last
+            second, and what is lost is reported) or "always" (every step that was answered). None means the
+            server's default; all but "none" need a server with a store.
+        initial_state: one entry a layer, the first layer first, as `Prediction.state` has them; zeros if
+            empty. So the final state of an encoder can start a decoder.
 
         Raises ModelNotFoundError, SessionExistsError, SessionsExhaustedError, InvalidArgumentError,
-        TransportError. With a session_id of your own, SessionExistsError may also mean that the answer
-        to this very call was lost; `attach` takes the session up.
+        StoreUnavailableError, TransportError. With a session_id of your own, SessionExistsError may also
+        mean that the answer to this very call was lost; `attach` takes the session up.
 
             with client.open("shakespeare-gru", idle_ttl=60) as session:
                 ...
         """
-        plan = self._plans.open(model, version, session_id, idle_ttl, timeout)
+        new = _plans.NewSession.of(session_id, idle_ttl, durability)
+        plan = self._plans.open(model, version, new, initial_state, timeout)
+        return Session(self._io, self._plans, self._io.run(plan))
+
+    def import_session(
+        self,
+        blob: bytes,
+        model: str = "",
+        version: str = "",
+        session_id: str = "",
+        idle_ttl: float | timedelta | None = None,
+        *,
+        durability: DurabilityName | None = None,
+        timeout: float | None = None,
+    ) -> Session:
+        """Start a session that goes on where an exported one was, on any server with the same weights.
+
+        blob: what `Session.export` returned.
+        model, version: empty means whichever has the weights of the session exported.
+        session_id, idle_ttl, durability: as for `open`.
+
+        Raises InvalidArgumentError if the blob is damaged or of other weights, and as `open`.
+
+            session = client.import_session(Path("conversation.keepgate").read_bytes())
+        """
+        new = _plans.NewSession.of(session_id, idle_ttl, durability)
+        plan = self._plans.import_session(blob, model, version, new, timeout)
         return Session(self._io, self._plans, self._io.run(plan))
 
     def attach(self, session_id: str, *, timeout: float | None = None) -> Session:
         """Take up an open session at the server's position, as after a restart of this program.
 
-        Raises SessionGoneError, TransportError.
+        Raises SessionGoneError, SessionModelError, SessionElsewhereError, TransportError.
 
             session = client.attach("conversation-17")
         """

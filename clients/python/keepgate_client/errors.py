@@ -3,7 +3,7 @@
 KeepgateError                         everything below; has code, reason, metadata, retry_after
 ├── SessionBusyError                  two calls on one session at the same time; nothing was sent
 ├── StepSkippedError                  an earlier step of the session on the stream failed; not applied
-├── AnswerLostError                   applied, but the answer is lost; only with a window above 1
+├── AnswerLostError                   applied, but the answer is lost, and the server retains no such step
 ├── TransportError                    no answer of a Keepgate server
 │   ├── UnreachableError              no connection, or it broke, and retrying did not help
 │   ├── DeadlineExceededError         the timeout passed; also a TimeoutError
@@ -15,19 +15,27 @@ KeepgateError                         everything below; has code, reason, metada
     ├── ModelNotFoundError
     ├── ModelRefusedError             to an operator: a model file or the repository cannot be taken
     ├── SessionError                  about one session, `session_id`
-    │   ├── SessionGoneError          it is not open, and its state is gone
+    │   ├── SessionGoneError          it is not open on this server
     │   │   ├── SessionNotFoundError  it never was, or so long ago that the server forgot
     │   │   ├── SessionClosedError
     │   │   ├── SessionExpiredError   it was idle for longer than its idle_ttl
-    │   │   └── SessionLostError      a failure of the server took its state
-    │   ├── SessionExistsError        open() with a session_id that is taken
+    │   │   ├── SessionLostError      a failure of the server took its state
+    │   │   └── SessionMovedError     another server has taken it over
+    │   ├── SessionExistsError        a session_id that is taken
     │   ├── SessionInUseError         it belongs to another open stream
-    │   ├── PositionMismatchError     the step's position is not the session's
-    │   └── StepMismatchError         the step applied last came again, but changed
+    │   ├── SessionElsewhereError     another server that lives has it
+    │   ├── WorkInFlightError         it has steps in flight that must be over first
+    │   ├── PositionError             the step's position is not where the session is
+    │   │   ├── PositionMismatchError     nor is it that of a step that it retains
+    │   │   ├── StepMismatchError     a step applied before came again, but changed
+    │   │   └── StepsLostError        the server stopped before it stored the last steps; send them again
+    │   ├── NotRetainedError          rewind() further back than the session remembers
+    │   └── SessionModelError         its model is not loaded any more, or has other weights
     ├── ExhaustedError                a limit of the server is reached
     │   ├── SessionsExhaustedError
     │   └── StepsExhaustedError
     ├── DrainingError                 the server is shutting down
+    ├── StoreUnavailableError         nothing can be made durable at present
     ├── ComputationError              the computation failed; the server's log says why
     └── NotFiniteError                the session's state overflowed, and the session is lost
 
@@ -103,7 +111,7 @@ class StepSkippedError(KeepgateError):
 class AnswerLostError(KeepgateError):
     """Applied once, but its answer was lost with the connection, and later steps came after it.
 
-    Only on a stream with a window above 1: the server keeps the answer to a session's last step.
+    Only on a stream whose window is larger than what the server retains of a session (`retained_steps`).
     """
 
 
@@ -158,7 +166,7 @@ class SessionError(ServerError):
 
 
 class SessionGoneError(SessionError):
-    """The session is not open, and its state is gone. The subclass tells why."""
+    """The session is not open on this server. The subclass tells why."""
 
 
 class SessionNotFoundError(SessionGoneError):
@@ -177,12 +185,16 @@ class SessionLostError(SessionGoneError):
     """A failure of the server took the session's state."""
 
 
+class SessionMovedError(SessionGoneError):
+    """Another server has taken the session over; `attach` finds it there."""
+
+
 class SessionExistsError(SessionError):
     """A session of this id is open already. `attach` takes it up."""
 
 
-class PositionMismatchError(SessionError):
-    """The step's position is neither the session's nor that of the step applied last."""
+class PositionError(SessionError):
+    """The position that a request names is not where the session is. The subclass tells why."""
 
     @property
     def expected_position(self) -> int | None:
@@ -195,12 +207,64 @@ class PositionMismatchError(SessionError):
         return self._number("position")
 
 
-class StepMismatchError(SessionError):
-    """The step applied last came again with other inputs or options, so no stored answer fits."""
+class PositionMismatchError(PositionError):
+    """The step's position is neither the session's nor that of a step that it retains."""
+
+
+class StepMismatchError(PositionError):
+    """A step applied before came again with other inputs or options, so no answer fits."""
+
+
+class StepsLostError(PositionError):
+    """The server stopped before it had stored the last steps: durability "everysec".
+
+    The session object stands at `expected_position` now. Send the inputs again that came after it.
+    """
+
+
+class NotRetainedError(SessionError):
+    """A session can be taken back to the positions that it retains, not further."""
+
+    @property
+    def position(self) -> int | None:
+        """The position that the request named."""
+        return self._number("position")
+
+    @property
+    def oldest_position(self) -> int | None:
+        """The first position that `rewind` takes."""
+        return self._number("oldest_position")
+
+    @property
+    def newest_position(self) -> int | None:
+        """The session's position on the server, the last that `rewind` takes."""
+        return self._number("newest_position")
+
+
+class SessionModelError(SessionError):
+    """A stored session cannot go on: its model is not loaded, or has other weights. It stays stored."""
+
+    @property
+    def model(self) -> str:
+        """Name of the session's model."""
+        return self.metadata.get("model", "")
+
+    @property
+    def version(self) -> str:
+        """Version of the model that the session was opened on."""
+        return self.metadata.get("version", "")
 
 
 class SessionInUseError(SessionError):
     """The session belongs to another open stream until that ends."""
+
+
+class SessionElsewhereError(SessionError):
+    """Another server that lives has the session. `retry_after` says when to ask again."""
+
+
+class WorkInFlightError(SessionError):
+    """The session has steps in flight: `fork`, `rewind` and `export` take a session at rest."""
 
 
 class InvalidArgumentError(ServerError, ValueError):
@@ -223,6 +287,10 @@ class DrainingError(ServerError):
     """The server is shutting down and takes no new work."""
 
 
+class StoreUnavailableError(ServerError):
+    """The server's store cannot be used at present, so nothing can be made durable."""
+
+
 class ComputationError(ServerError):
     """A computation failed in the server. Its log says why."""
 
@@ -238,10 +306,17 @@ REASONS: Mapping[str, type[ServerError]] = {
     "SESSION_CLOSED": SessionClosedError,
     "SESSION_EXPIRED": SessionExpiredError,
     "SESSION_LOST": SessionLostError,
+    "SESSION_MOVED": SessionMovedError,
     "SESSION_EXISTS": SessionExistsError,
     "POSITION_MISMATCH": PositionMismatchError,
     "STEP_MISMATCH": StepMismatchError,
+    "STEPS_LOST": StepsLostError,
+    "NOT_RETAINED": NotRetainedError,
+    "SESSION_MODEL": SessionModelError,
     "SESSION_IN_USE": SessionInUseError,
+    "SESSION_BUSY": WorkInFlightError,
+    "SESSION_ELSEWHERE": SessionElsewhereError,
+    "STORE_UNAVAILABLE": StoreUnavailableError,
     "INVALID_ARGUMENT": InvalidArgumentError,
     "SESSIONS_EXHAUSTED": SessionsExhaustedError,
     "STEPS_EXHAUSTED": StepsExhaustedError,

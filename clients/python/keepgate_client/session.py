@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,7 @@ from keepgate_client._io import IO
 from keepgate_client._loops import Loop, Loops
 from keepgate_client._session import SessionBase, SessionState, closing
 from keepgate_client.stream import Stream
-from keepgate_client.types import Prediction, Score, SessionInfo, Token
+from keepgate_client.types import DurabilityName, Prediction, Score, SessionInfo, Token
 
 
 class Session(SessionBase):
@@ -30,8 +31,8 @@ class Session(SessionBase):
     same request. One call at a time; a second one raises SessionBusyError.
 
     A loop over `generate` or `stream` that was left early may still be in use: while something refers
-    to its generator, other calls raise SessionBusyError or SessionInUseError. `close`, `resync` and the
-    end of the `with` block end it first.
+    to its generator, other calls raise SessionBusyError or SessionInUseError. `close`, `resync`, `rewind`
+    and the end of the `with` block end it first.
 
     As a context manager it closes the session on the server at the end of the block. Without `with`,
     the session stays open until `close()` or its idle_ttl.
@@ -68,6 +69,7 @@ class Session(SessionBase):
         top: int = 0,
         logits: bool = False,
         hidden: bool = False,
+        state: bool = False,
         timeout: float | None = None,
     ) -> Prediction:
         """Apply one or more inputs and predict what comes next. Safe to call again after any error.
@@ -77,14 +79,17 @@ class Session(SessionBase):
         temperature, top_k, top_p, seed: how the token is drawn; temperature 0 takes the most probable.
         top: how many of the most probable tokens to return.
         logits, hidden: whether to return them.
+        state: whether to return the whole recurrent state, which another session may begin with.
 
-        Raises InvalidArgumentError, PositionMismatchError, StepMismatchError, SessionGoneError,
-        SessionInUseError, StepsExhaustedError, DrainingError, TransportError.
+        Raises InvalidArgumentError, PositionMismatchError, StepMismatchError, StepsLostError,
+        SessionGoneError, SessionInUseError, StepsExhaustedError, StoreUnavailableError, DrainingError,
+        TransportError. After StepsLostError the session stands where the server has got: send the inputs
+        again that came after its position.
 
             session.step(tokens=17, top=5).top
             session.step(features=[0.1, 0.2]).outputs
         """
-        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
+        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden, state)
         inputs = _convert.StepInputs.of(tokens, text, features)
         request = inputs.request(self.session_id, options)
         return self._io.run(self._plans.step(self._state, request, timeout))
@@ -177,6 +182,7 @@ class Session(SessionBase):
         top: int = 0,
         logits: bool = False,
         hidden: bool = False,
+        state: bool = False,
         window: int = 1,
         timeout: float | None = None,
     ) -> Iterator[Prediction]:
@@ -185,8 +191,8 @@ class Session(SessionBase):
         text, tokens, features: exactly one of them; each item is one step, as `step` takes it. So the
             characters of a str, the ids of a list, the rows of an array [T, K] are a step each.
         window: inputs read and sent ahead of their answers at most. With 1 each prediction is yielded
-            before the next input is read. More hides the network's latency, but a connection that
-            breaks may then lose answers, not steps: AnswerLostError.
+            before the next input is read. More hides the network's latency. A connection that breaks
+            loses nothing, as long as the server retains so many steps of a session.
         timeout: seconds for each step.
 
         Leaving the loop early waits for the steps sent ahead; the session's position counts them.
@@ -196,7 +202,7 @@ class Session(SessionBase):
             for prediction in session.stream(features=series):
                 print(prediction.outputs)
         """
-        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
+        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden, state)
         items, convert = _convert.step_items(tokens, text, features)
         inputs = map(convert, items)
         return self._loops.start(lambda loop: self._streamed(loop, inputs, options, window, timeout))
@@ -230,6 +236,49 @@ class Session(SessionBase):
         """Take over the server's position, as after a generation that was left early, and end that."""
         self._loops.end()
         return self._io.run(self._plans.resync(self._state, timeout))
+
+    def fork(
+        self,
+        session_id: str = "",
+        idle_ttl: float | timedelta | None = None,
+        *,
+        durability: DurabilityName | None = None,
+        timeout: float | None = None,
+    ) -> Session:
+        """Start a session with this one's state and history; both go on independently.
+
+        session_id: as for `Client.open`. idle_ttl, durability: None means those of this session.
+
+        Costs no computation. Raises SessionExistsError, SessionsExhaustedError, SessionGoneError,
+        WorkInFlightError, StoreUnavailableError, TransportError.
+
+            with session.fork() as twin:
+                print("".join(token.text for token in twin.generate("What if ", max_tokens=40)))
+        """
+        new = _plans.NewSession.of(session_id, idle_ttl, durability)
+        return Session(self._io, self._plans, self._io.run(self._plans.fork(self._state, new, timeout)))
+
+    def rewind(self, position: int, *, timeout: float | None = None) -> SessionInfo:
+        """Take the session back to a position that it retains; what came after it never was.
+
+        Ends a generation or stream that still runs. Raises NotRetainedError, SessionGoneError,
+        WorkInFlightError, StoreUnavailableError, TransportError.
+
+            before = session.position
+            session.step(text="a wrong turn")
+            session.rewind(before)
+        """
+        self._loops.end()
+        return self._io.run(self._plans.rewind(self._state, position, timeout))
+
+    def export(self, *, timeout: float | None = None) -> bytes:
+        """The session as bytes that `Client.import_session` takes on any server with the same weights.
+
+        The session goes on. The bytes have its state and position, not the history: an imported session
+        cannot be rewound to before its import. Raises SessionGoneError, WorkInFlightError,
+        StoreUnavailableError, TransportError.
+        """
+        return self._io.run(self._plans.export(self._state, timeout))
 
     def close(self, *, timeout: float | None = None) -> int:
         """End the session and free its state; returns its last position. Raises SessionGoneError.

@@ -74,6 +74,7 @@ class Stream:
         top: int = 0,
         logits: bool = False,
         hidden: bool = False,
+        state: bool = False,
         timeout: float | None = None,
     ) -> Future[Prediction]:
         """Queue a step behind those of its session and return at once. Arguments as `Session.step`.
@@ -88,7 +89,7 @@ class Stream:
             future = stream.step(session, text="a")
             print(future.result().text)
         """
-        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden)
+        options = _convert.StepOptions(temperature, top_k, top_p, seed, top, logits, hidden, state)
         inputs = _convert.StepInputs.of(tokens, text, features)
         return self.submit(session._state, inputs, options, timeout)
 

@@ -6,15 +6,67 @@ Letters: V vocabulary size, N outputs of a linear head, P width of a layer's hid
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray: TypeAlias = NDArray[np.float32]
+
+
+class Durability(StrEnum):
+    """What of a session survives a server that is killed: nothing, all but at most the last second of
+    steps (what is lost is reported), or every step that was answered."""
+
+    NONE = "none"
+    EVERYSEC = "everysec"
+    ALWAYS = "always"
+
+
+DurabilityName: TypeAlias = Durability | Literal["none", "everysec", "always"]
+
+
+class Residency(StrEnum):
+    """Where a session's state is: in a slot, in memory to be made again, or in the store."""
+
+    RESIDENT = "resident"
+    MEMORY = "memory"
+    STORE = "store"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerState:
+    """One layer's recurrent state. Any sequences of numbers become float32.
+
+    h: [P]. c: [H], the width of the layer, for cells that have one (LSTM, coupled-gate LSTM); else empty.
+
+    Two states are equal bit for bit. Raises ValueError for anything but one dimension.
+    """
+
+    h: FloatArray | Sequence[float]
+    c: FloatArray | Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("h", "c"):
+            array = np.array(getattr(self, name), dtype=np.float32)
+            if array.ndim != 1:
+                raise ValueError(f"{name}: got shape {array.shape}, expected one dimension")
+            object.__setattr__(self, name, array)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LayerState):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[bytes, bytes]:
+        return np.asarray(self.h).tobytes(), np.asarray(self.c).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +83,13 @@ class Prediction:
     """What the model says after the last input of a step.
 
     position: the session's position after the step.
-    replayed: the step had been applied before, and this is its stored answer.
+    replayed: the step had been applied before, and this is its answer once more.
     token, text, log_probability: the drawn token (token models; else None, "" and None).
     top: the most probable tokens, in descending order, if asked for.
     logits: float32 [V] if asked for.
     outputs: float32 [N] (feature models).
     hidden: float32 [P] for each layer, the first layer first, if asked for.
+    state: the whole recurrent state of each layer, if asked for; another session may begin with it.
 
     Two predictions are equal if all their fields are, arrays bit for bit.
     """
@@ -50,6 +103,7 @@ class Prediction:
     logits: FloatArray | None = None
     outputs: FloatArray | None = None
     hidden: tuple[FloatArray, ...] = ()
+    state: tuple[LayerState, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Prediction):
@@ -105,7 +159,7 @@ class Score:
     scored: tokens in the sum. The first token at position 0 has nothing before it and is not scored.
     log_probabilities: float32 [scored] if asked for with per_token.
     position: the position after the last token.
-    replayed: the tokens had been applied before, and this is the stored answer.
+    replayed: the tokens had been applied before, and this is the answer once more.
     """
 
     log_likelihood: float
@@ -122,7 +176,15 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What the server knows of a session."""
+    """What the server knows of a session.
+
+    durability: what of it survives the server. durable_position: the position that it would have if the
+        server were killed now; 0 for a session of durability "none", which would be gone.
+    residency: where its state is.
+    oldest_position: the first position that `rewind` takes; None unless `describe` told it.
+
+    durability and residency are None if a newer server has one that this client does not know.
+    """
 
     session_id: str
     model: str
@@ -131,6 +193,10 @@ class SessionInfo:
     created: datetime
     last_used: datetime
     idle_ttl: timedelta
+    durability: Durability | None
+    durable_position: int
+    residency: Residency | None
+    oldest_position: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

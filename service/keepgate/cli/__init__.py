@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from keepgate.cli import admin, generate, info, inspect, score, serve
+from keepgate.cli import admin, generate, info, inspect, score, serve, sessions
 from keepgate.cli.output import Commands
 
 app = typer.Typer(
@@ -51,7 +51,11 @@ app.command(name="list")(inspect.list_models)
 app.command()(inspect.show)
 app.command()(generate.generate)
 app.command()(score.score)
-app.command()(inspect.sessions)
+app.command()(sessions.sessions)
+app.command()(sessions.fork)
+app.command()(sessions.rewind)
+app.command()(sessions.export)
+app.command(name="import")(sessions.import_session)
 app.command()(info.info)
 app.command()(info.health)
 app.command()(admin.reload)

@@ -1,13 +1,12 @@
-"""keepgate list, show, sessions: what a server holds."""
+"""keepgate list, show: the models that a server holds."""
 
 # ruff: noqa: PLC0415 - imports that take long are made by the commands that need them
 
 from __future__ import annotations
 
 import dataclasses
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -21,7 +20,6 @@ from keepgate.cli.output import (
     name_and_version,
     print_json,
     size,
-    text_argument,
 )
 
 if TYPE_CHECKING:
@@ -80,42 +78,6 @@ def show(
     console().print(table)
 
 
-def sessions(
-    server: Server,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Only sessions of this model.", callback=text_argument)
-    ] = "",
-    as_json: Json = False,
-) -> None:
-    """List the open sessions of a server."""
-    from rich.table import Table
-
-    with connected(server) as client:
-        found = list(client.sessions(model, page_size=1000))
-    if as_json:
-        print_json([dataclasses.asdict(session) for session in found])
-        return
-    if not found:
-        typer.echo("No session is open.", err=True)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("SESSION", overflow="fold")
-    table.add_column("MODEL", no_wrap=True)
-    for column in ("POSITION", "IDLE", "EXPIRES IN"):
-        table.add_column(column, justify="right", no_wrap=True)
-    now = datetime.now(UTC)
-    for session in found:
-        idle = (now - session.last_used).total_seconds()
-        table.add_row(
-            session.session_id,
-            f"{session.model}/{session.version}",
-            f"{session.position:,}",
-            _duration(idle),
-            _duration(session.idle_ttl.total_seconds() - idle),
-        )
-    console().print(table)
-
-
 def _ask_models(server: str) -> list[ModelInfo]:
     with connected(server) as client:
         return client.models()
@@ -156,7 +118,7 @@ def _read_model(model: str, models: Path | None) -> ModelInfo:
 
 def _described(model: LoadedModel) -> ModelInfo:
     """What a server's answer would tell."""
-    from keepgate_client._convert import model_from_proto
+    from keepgate_client._infos import model_from_proto
 
     from keepgate.rpc.describe import model_to
 
@@ -248,10 +210,3 @@ def _output(model: ModelInfo) -> str:
     if isinstance(model.head, LinearHeadInfo):
         return f"a vector of {model.head.size:,}"
     return f"a distribution over {model.head.size:,} tokens"
-
-
-def _duration(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -13,7 +13,7 @@ from keepgate.cli.output import fail, name_and_version, text_argument
 
 if TYPE_CHECKING:
     from keepgate.config import Settings
-    from keepgate.sessions.table import ModelKey
+    from keepgate.sessions.session import ModelKey
 
 SUFFIX = ".safetensors"
 
@@ -50,7 +50,7 @@ def find(model: str, models: Path | None, settings: Settings) -> tuple[ModelKey,
     """
     from keepgate.errors import KeepgateError
     from keepgate.models.registry import find_model
-    from keepgate.sessions.table import ModelKey
+    from keepgate.sessions.session import ModelKey
 
     if is_file(model):
         return ModelKey(model, ""), Path(model)

@@ -21,7 +21,7 @@ from keepgate.errors import (
 from keepgate.models.format import Stamp, load_model
 from keepgate.models.precision import PrecisionChoice
 from keepgate.models.tokenizer import CharacterCodec
-from keepgate.sessions.table import ModelKey
+from keepgate.sessions.session import ModelKey
 
 FILE_NAME = "model.safetensors"
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from keepgate.errors import DrainingError, RequestError
+from keepgate.errors import CallsExhaustedError, DrainingError, RequestError
 from keepgate.rpc.status import abort, internal_status, to_status
 
 PREFIX = "/keepgate."
@@ -19,9 +19,10 @@ Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
 class CallGuard(grpc.aio.ServerInterceptor):
     """Servicers raise domain errors; this maps them. They are coroutines that write to the context,
-    never generators."""
+    never generators. limit: calls at once; more are refused before anything is done for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._handlers: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cutting = False
@@ -75,6 +76,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             task = asyncio.current_task()
             if task is None:
                 raise RuntimeError("a call must run in a task")
+            if len(self._tasks) >= self._limit:
+                await abort(context, to_status(CallsExhaustedError(self._limit)))
             self._tasks.add(task)
             self._idle.clear()
             try:

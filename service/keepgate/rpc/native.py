@@ -18,7 +18,7 @@ from keepgate.rpc.describe import describe
 from keepgate.rpc.sessions import durability_from, session_to, state_from, ttl_from
 from keepgate.rpc.stream import StepStream
 from keepgate.sequences import Sequences
-from keepgate.sessions.table import ModelKey
+from keepgate.sessions.session import ModelKey
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000

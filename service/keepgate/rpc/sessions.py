@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from keepgate.errors import InvalidArgumentError
 from keepgate.models.registry import LoadedModel
 from keepgate.sessions.durability import Durability
-from keepgate.sessions.table import NO_SLOT, Session
+from keepgate.sessions.session import NO_SLOT, Session
 
 NANOS = 1_000_000_000
 DURABILITIES: Mapping[Durability, pb.Durability] = {

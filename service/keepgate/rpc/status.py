@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status
 
 from keepgate.errors import (
+    CallsExhaustedError,
     ComputationError,
     DrainingError,
     InvalidArgumentError,
@@ -71,6 +72,7 @@ CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
     SessionsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StepsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    CallsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DrainingError: grpc.StatusCode.UNAVAILABLE,
     ComputationError: grpc.StatusCode.INTERNAL,
     NotFiniteError: grpc.StatusCode.OUT_OF_RANGE,

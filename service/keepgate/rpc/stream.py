@@ -20,7 +20,7 @@ from keepgate.models.registry import LoadedModel
 from keepgate.rpc.convert import step_from, step_to
 from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Sequences
-from keepgate.sessions.table import Session
+from keepgate.sessions.session import Session
 
 METHOD = "/keepgate.v1.Sequences/Stream"
 

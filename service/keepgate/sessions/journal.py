@@ -20,6 +20,8 @@ import structlog
 from keepgate.errors import StoreError
 from keepgate.sessions.stores.base import Change, Held, Refusal, Store
 
+EVERY_SECONDS = 0.75
+"""So that with the commit itself no more than the last second is at risk."""
 RETRY_SECONDS = 0.05
 MOST_RETRY_SECONDS = 2.0
 """The wait after a commit that failed doubles from the one to the other."""
@@ -51,7 +53,7 @@ class Journal:
     every: seconds between the commits of sessions that do not ask for one at once.
     """
 
-    def __init__(self, store: Store, every: float = 1.0) -> None:
+    def __init__(self, store: Store, every: float = EVERY_SECONDS) -> None:
         self.store = store
         self.failing_since: float | None = None
         self._every = every
@@ -134,7 +136,7 @@ class Journal:
             changes = [(session, session.take_change()) for session in sessions]
             try:
                 refusals = await self.call(partial(self.store.commit, [change for _, change in changes]))
-            except StoreError as error:
+            except Exception as error:  # whatever it is, it must not end the journal
                 for session, change in changes:
                     session.give_back(change)
                 self._failed(error)
@@ -144,11 +146,10 @@ class Journal:
             self._worked()
             self._writing = {}  # from now on a session is unwritten only if it has changed again
             for session, change in changes:
-                refusal = refusals.get(change.session_id)
-                if refusal is None:
-                    session.written(change)
-                else:
-                    session.refused(refusal)
+                try:
+                    _tell(session, change, refusals.get(change.session_id))
+                except Exception as error:  # one session's failure must not keep the others waiting
+                    log.error("what was stored could not be told", exc_info=error)
             return
 
     async def _beat(self) -> None:
@@ -157,13 +158,21 @@ class Journal:
         except StoreError as error:
             self._failed(error)
 
-    def _failed(self, error: StoreError) -> None:
+    def _failed(self, error: Exception) -> None:
         if self.failing_since is None:
             self.failing_since = time.monotonic()
-            log.error("store fails", store=self.store.describe(), error=str(error))
+            bug = None if isinstance(error, StoreError) else error
+            log.error("store fails", store=self.store.describe(), error=str(error), exc_info=bug)
 
     def _worked(self) -> None:
         if self.failing_since is not None:
             seconds = round(time.monotonic() - self.failing_since, 3)
             log.info("store works again", store=self.store.describe(), seconds=seconds)
             self.failing_since = None
+
+
+def _tell(session: Unwritten, change: Change, refusal: Refusal | None) -> None:
+    if refusal is None:
+        session.written(change)
+    else:
+        session.refused(refusal)

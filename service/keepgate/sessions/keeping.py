@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
+from keepgate.sessions.session import ModelKey
 from keepgate.sessions.stores.base import META, Change, Refusal
-from keepgate.sessions.table import ModelKey
 
 if TYPE_CHECKING:
     from keepgate.sessions.journal import Journal
@@ -71,6 +71,7 @@ class Keeping:
         "_in_commit",
         "_is_new",
         "_meta_told",
+        "_noted",
         "_over",
         "_returned",
         "_waiting",
@@ -111,6 +112,7 @@ class Keeping:
         self._meta_told = durable is not None
         self._ended = ""
         self._over = False
+        self._noted = False  # whether the journal will take a change
         self._returned: Change | None = None
         self._waiting: list[Callable[[Refusal | None], None]] = []
         self._in_commit: list[Callable[[Refusal | None], None]] = []
@@ -140,6 +142,9 @@ class Keeping:
         """Tell the store what it does not know; `then` is called when it does, or will not be told."""
         if then is not None:
             self._waiting.append(then)
+        elif self._noted and not at_once:
+            return
+        self._noted = True
         self.journal.write(self, at_once=at_once)
 
     def end(self, how: str) -> None:
@@ -152,6 +157,7 @@ class Keeping:
     # --- the journal's side: `journal.Unwritten` ---
 
     def take_change(self) -> Change:
+        self._noted = False
         put: dict[bytes, bytes] = {}
         delete: list[bytes] = []
         if self.history is not None:

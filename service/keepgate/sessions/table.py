@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from keepgate.errors import (
     PositionMismatchError,
@@ -30,6 +30,7 @@ from keepgate.errors import (
     StepMismatchError,
     StepsLostError,
 )
+from keepgate.sessions.session import NO_SLOT, Entry, ModelKey, Session
 from keepgate.sessions.wheel import Wheel
 
 if TYPE_CHECKING:
@@ -39,100 +40,6 @@ Outcome = TypeVar("Outcome")
 
 TOMBSTONES = 65_536
 """Ended sessions that are told apart from unknown ones: about 10 MB."""
-
-
-NO_SLOT = -1
-"""The slot of a session whose state is in none."""
-
-
-class ModelKey(NamedTuple):
-    """A model's name and version."""
-
-    name: str
-    version: str
-
-
-class Session(Generic[Outcome]):
-    """One sequence. `position` counts applied inputs, `tail` admitted ones; `slot` holds the state, or is
-    NO_SLOT.
-
-    keeping: what makes it last, the caller's. may_have_lost: it was taken over from a server that may have
-    applied more steps than it stored; so till the next one is applied.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "created",
-        "ended",
-        "entries",
-        "keeping",
-        "last_used",
-        "may_have_lost",
-        "model",
-        "owner",
-        "position",
-        "serial",
-        "session_id",
-        "slot",
-        "tail",
-        "ttl",
-    )
-
-    def __init__(
-        self,
-        session_id: str,
-        serial: int,
-        model: ModelKey,
-        keeping: Keeping,
-        slot: int,
-        position: int,
-        ttl: float,
-        now: float,
-    ) -> None:
-        self.keeping = keeping
-        self.session_id = session_id
-        self.serial = serial
-        self.model = model
-        self.slot = slot
-        self.ttl = ttl
-        self.created = now
-        self.last_used = now
-        self.position = position
-        self.tail = position
-        self.entries: list[Entry[Outcome]] = []
-        self.may_have_lost = False
-        self.owner: object | None = None
-        self.ended: type[SessionGoneError] | None = None
-
-    @property
-    def deadline(self) -> float:
-        """When the session expires if nothing comes."""
-        return self.last_used + self.ttl
-
-    def take_free_slot(self) -> int | None:
-        """The slot, once, when the session is over and no work needs its state; otherwise None.
-
-        Then its entries go too, for nobody can ask for their outcomes any more.
-        """
-        if self.ended is None or self.position != self.tail:
-            return None
-        self.entries.clear()
-        slot, self.slot = self.slot, NO_SLOT
-        return None if slot == NO_SLOT else slot
-
-
-class Entry(Generic[Outcome]):
-    """One admitted request. `outcome` is the caller's: a reply that is pending or kept."""
-
-    __slots__ = ("count", "digest", "outcome", "session", "start", "unapplied")
-
-    def __init__(self, session: Session[Outcome], start: int, count: int, digest: bytes) -> None:
-        self.session = session
-        self.start = start
-        self.count = count
-        self.unapplied = count
-        self.digest = digest
-        self.outcome: Outcome | None = None
 
 
 class SessionTable(Generic[Outcome]):
@@ -253,7 +160,6 @@ class SessionTable(Generic[Outcome]):
         session = entry.session
         entry.unapplied -= count
         session.position += count
-        session.may_have_lost = False
         entries = session.entries
         while len(entries) > 1 and entries[1].unapplied == 0:
             del entries[0]
@@ -279,6 +185,7 @@ class SessionTable(Generic[Outcome]):
 
     def move(self, session: Session[Outcome], position: int) -> None:
         """Set a session that has no work in flight to another position; its kept outcomes go."""
+        session.may_have_lost = False
         session.position = session.tail = position
         session.entries.clear()
 

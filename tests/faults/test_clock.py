@@ -1,0 +1,103 @@
+"""Clocks that jump: the wall clock of servers and of Redis, by libfaketime, while both run."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faults.conftest import Judge, Length
+from faults.fleet import Seat
+from faults.history import History
+from faults.load import Load, Shape
+from support.redis_server import RedisServer
+
+LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+JUMPS = (-86_400, -3_600, -5, 0, 5, 3_600, 72_000)
+"""Seconds that the wall clock is off. Redis forgets sessions that nobody used for more than a day."""
+
+
+class Clock:
+    """The wall clock of processes started while this is there."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if not LIBRARIES:
+            raise RuntimeError("these tests need libfaketime: apt-get install libfaketime")
+        self._path = path
+        self.jump(0)
+        monkeypatch.setenv("LD_PRELOAD", str(LIBRARIES[0]))
+        monkeypatch.setenv("FAKETIME_TIMESTAMP_FILE", str(path))
+        monkeypatch.setenv("FAKETIME_NO_CACHE", "1")
+        # As the kernel has it: only the wall clock can be set.
+        monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        monkeypatch.setenv("DONT_FAKE_MONOTONIC", "1")
+
+    def jump(self, seconds: int) -> None:
+        """From now on the clock is off by so much."""
+        scratch = self._path.with_suffix(".tmp")
+        scratch.write_text(f"{seconds:+d}\n")
+        scratch.replace(self._path)
+
+
+@pytest.fixture
+def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(tmp_path / "clock", monkeypatch)
+
+
+@pytest.fixture
+def redis(tmp_path: Path, clock: Clock) -> Iterator[RedisServer]:
+    """A Redis with that clock."""
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.kill()
+
+
+async def jump_about(clock: Clock, seats: list[Seat], load: Load, length: Length) -> None:
+    """Put the load on servers; the clock jumps, and one of them is killed now and then."""
+    rng = random.Random(length.seed)
+    await asyncio.gather(*(s.start() for s in seats))
+    try:
+        await load.start()
+        for turn in range(length.some(0.4)):
+            await asyncio.sleep(rng.uniform(0.2, 0.8))
+            clock.jump(rng.choice(JUMPS))
+            await asyncio.sleep(rng.uniform(0.2, 0.8))
+            if turn % 2:
+                killed = rng.choice(seats)
+                load.history.killed()
+                killed.kill()
+                clock.jump(rng.choice(JUMPS))
+                await killed.start()
+        await load.stop()
+    finally:
+        await load.abandon()
+    for s in seats:
+        assert await s.stop() == 0
+
+
+def test_clock_jumps_with_sqlite(
+    seat: Callable[..., Seat], judge: Judge, length: Length, clock: Clock, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        served = seat(store=f"sqlite:{tmp_path}/sessions.db", durability="always")
+        load = Load([served.address], Shape(seed=length.seed), History())
+        await jump_about(clock, [served], load, length)
+        await judge(load, "always, SQLite, the clock jumps")
+
+    asyncio.run(run())
+
+
+def test_clock_jumps_with_redis(
+    seat: Callable[..., Seat], judge: Judge, length: Length, clock: Clock, redis: RedisServer
+) -> None:
+    """The leases of servers that live may end early. Then they lose sessions, and nobody loses a step."""
+
+    async def run() -> None:
+        seats = [seat(store=redis.url, durability="always", lease_seconds=1.0) for _ in range(2)]
+        load = Load([s.address for s in seats], Shape(seed=length.seed), History())
+        await jump_about(clock, seats, load, length)
+        await judge(load, "always, Redis, the clock jumps")
+
+    asyncio.run(run())
