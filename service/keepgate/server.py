@@ -269,12 +269,15 @@ async def _until_stopped(
 async def _first_of(
     wanted: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object], seconds: float
 ) -> bool:
-    """Wait for either, and so long at most; whether what is wanted came."""
+    """Wait for either, and so long at most; whether what is wanted came. Raises what that raises."""
     waits = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
     done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-    return waits[0] in done
+    if waits[0] not in done:
+        return False
+    await waits[0]
+    return True
 
 
 async def _stop(sequences: Sequences) -> None:
