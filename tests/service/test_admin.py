@@ -47,7 +47,7 @@ def test_it_is_on_a_listener_of_its_own(server: ServerProcess) -> None:
             lambda: stub.Unload(admin_pb2.UnloadRequest(name="letters", version="1"), timeout=DEADLINE),
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                call()
+                call()  # type: ignore[no-untyped-call]
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
         assert "keepgate.v1.Admin" not in reflected(wire.channel)
     with connect(server.admin_address) as wire:
