@@ -34,7 +34,8 @@ class Shape:
     """sessions: how many. seed: of their scripts. durability: what they are opened with.
 
     again: share of the requests after which an earlier one is sent once more. idle: seconds between a
-    session's requests, at most. timeout: seconds of one call.
+    session's requests, at most. timeout: seconds of one call. wander: share of the requests before which a
+    session turns to another server for no reason.
     """
 
     sessions: int = 64
@@ -43,6 +44,7 @@ class Shape:
     again: float = 0.05
     idle: float = 0.05
     timeout: float = 10.0
+    wander: float = 0.0
     name: str = "s"
 
 
@@ -110,15 +112,16 @@ class _Client:
         self._script = script
         self._session = script.session
         self._connections = connections
-        self._at = 0
+        self._at = number
         self._rng = random.Random(f"{load.shape.seed}/{number}")
         self._index = 0  # of the request to send next
         self._furthest = 0  # all before it may have been applied
         self._over = False
 
     async def open(self) -> None:
-        durability = self._shape.durability
-        request = pb.OpenRequest(model=MODEL, version="1", session_id=self._session, durability=durability)
+        request = pb.OpenRequest(
+            model=MODEL, version="1", session_id=self._session, durability=self._shape.durability
+        )
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             try:
@@ -136,6 +139,7 @@ class _Client:
 
     async def run(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set() and not self._over:
+            self._at += self._rng.random() < self._shape.wander
             await self._ask(self._script.at(self._index))
             if self._index and self._rng.random() < self._shape.again:
                 back = self._rng.randint(1, min(LOOK_BACK, self._index))

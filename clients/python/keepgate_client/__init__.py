@@ -19,6 +19,7 @@ from keepgate_client.client import Client
 from keepgate_client.errors import (
     AnswerLostError,
     CallCancelledError,
+    CallsExhaustedError,
     ComputationError,
     DeadlineExceededError,
     DrainingError,
@@ -86,6 +87,7 @@ __all__ = [
     "AsyncSession",
     "AsyncStream",
     "CallCancelledError",
+    "CallsExhaustedError",
     "CategoricalHeadInfo",
     "Client",
     "ComputationError",

@@ -283,6 +283,10 @@ class StepsExhaustedError(ExhaustedError):
     """As many steps wait as may."""
 
 
+class CallsExhaustedError(ServerError):
+    """The server serves as many calls at once as it may."""
+
+
 class DrainingError(ServerError):
     """The server is shutting down and takes no new work."""
 
@@ -320,6 +324,7 @@ REASONS: Mapping[str, type[ServerError]] = {
     "INVALID_ARGUMENT": InvalidArgumentError,
     "SESSIONS_EXHAUSTED": SessionsExhaustedError,
     "STEPS_EXHAUSTED": StepsExhaustedError,
+    "CALLS_EXHAUSTED": CallsExhaustedError,
     "DRAINING": DrainingError,
     "COMPUTATION_FAILED": ComputationError,
     "NOT_FINITE": NotFiniteError,
