@@ -29,7 +29,7 @@ from keepgate_protos.v1 import (
     sequences_pb2_grpc,
 )
 
-from keepgate import __version__
+from keepgate import __version__, memory
 from keepgate.config import Settings, load_settings
 from keepgate.errors import ConfigError, KeepgateError, ListenError
 from keepgate.keeper import Keeper
@@ -76,6 +76,7 @@ def run(settings: Settings) -> None:
     """
     configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
+    memory.steady()
     asyncio.run(_serve(settings))
 
 
