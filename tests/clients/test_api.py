@@ -22,7 +22,7 @@ from keepgate_client import (
 )
 
 PUBLIC = """
-AnswerLostError AsyncClient AsyncSession AsyncStream CallCancelledError CategoricalHeadInfo Client
+AnswerLostError AsyncClient AsyncSession AsyncStream CallCancelledError CallsExhaustedError CategoricalHeadInfo Client
 ComputationError DeadlineExceededError DrainingError Durability ExhaustedError FeatureInputInfo
 FieldViolation FinishReason InvalidArgumentError KeepgateError LayerInfo LayerState LinearHeadInfo
 MessageTooLargeError ModelInfo ModelNotFoundError ModelRefusedError NotFiniteError NotRetainedError
