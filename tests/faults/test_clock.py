@@ -110,7 +110,7 @@ def test_clock_jumps_with_redis(
                 client.delete(lease)
 
     async def run() -> None:
-        seats = [seat(store=redis.url, durability="always", lease_seconds=1.0) for _ in range(2)]
+        seats = [seat(store=redis.url, durability="always", lease_seconds=3.0) for _ in range(2)]
         load = Load([s.address for s in seats], Shape(seed=length.seed, wander=0.1), History())
         await jump_about(clock, seats, load, length, end_leases)
         await judge(load, "always, Redis, the clock jumps")
