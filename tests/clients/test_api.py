@@ -22,8 +22,8 @@ from keepgate_client import (
 )
 
 PUBLIC = """
-AnswerLostError AsyncClient AsyncSession AsyncStream CallCancelledError CallsExhaustedError CategoricalHeadInfo
-Client ComputationError DeadlineExceededError DrainingError Durability ExhaustedError FeatureInputInfo
+AnswerLostError AsyncClient AsyncSession AsyncStream CallCancelledError CallsExhaustedError
+CategoricalHeadInfo Client ComputationError DeadlineExceededError DrainingError Durability ExhaustedError FeatureInputInfo
 FieldViolation FinishReason InvalidArgumentError KeepgateError LayerInfo LayerState LinearHeadInfo
 MessageTooLargeError ModelInfo ModelNotFoundError ModelRefusedError NotFiniteError NotRetainedError
 PositionError PositionMismatchError PrecisionInfo Prediction Residency RetryPolicy Score ServerError Session
