@@ -39,15 +39,16 @@ int fdatasync(int file) { hang(); return ((int (*)(int))dlsym(RTLD_NEXT, "fdatas
 def test_it_is_on_a_listener_of_its_own(server: ServerProcess) -> None:
     assert server.admin_address != server.address
     with connect(server.address) as wire:
-        stub = admin_pb2_grpc.AdminStub(wire.channel)  # type: ignore[no-untyped-call]
-        for call in (
-            lambda: stub.Reload(admin_pb2.ReloadRequest(), timeout=DEADLINE),
-            lambda: stub.Drain(admin_pb2.DrainRequest(), timeout=DEADLINE),
-            lambda: stub.Load(admin_pb2.LoadRequest(name="letters", version="1"), timeout=DEADLINE),
-            lambda: stub.Unload(admin_pb2.UnloadRequest(name="letters", version="1"), timeout=DEADLINE),
+        stub: Any = admin_pb2_grpc.AdminStub(wire.channel)  # type: ignore[no-untyped-call]
+        version = {"name": "letters", "version": "1"}
+        for call, request in (
+            (stub.Reload, admin_pb2.ReloadRequest()),
+            (stub.Drain, admin_pb2.DrainRequest()),
+            (stub.Load, admin_pb2.LoadRequest(**version)),
+            (stub.Unload, admin_pb2.UnloadRequest(**version)),
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                call()  # type: ignore[no-untyped-call]
+                call(request, timeout=DEADLINE)
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
         assert "keepgate.v1.Admin" not in reflected(wire.channel)
     with connect(server.admin_address) as wire:

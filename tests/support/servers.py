@@ -65,6 +65,11 @@ class ServerProcess:
     @property
     def admin_address(self) -> str:
         """Where the Admin service is, as a log in JSON tells."""
+        deadline = time.monotonic() + START_SECONDS
+        while '"event": "ready"' not in self.log():  # it comes after the ready file
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the log does not say that the server is ready:\n{self.log()}")
+            time.sleep(POLL_SECONDS)
         ready = next(line for line in self.log().splitlines() if '"event": "ready"' in line)
         return str(json.loads(ready)["admin"])
 
