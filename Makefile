@@ -75,6 +75,16 @@ $(VENV)/parity: $(VENV)/development
 parity: $(VENV)/parity ## Compare kernels and goldens with PyTorch itself
 	$(BIN)/python -m pytest tests/parity $(ARGS)
 
+FAULTS := tests/faults -s --durations=0 --durations-min=60
+
+.PHONY: faults
+faults: $(VENV)/development ## Kill, stop, cut off, fill up and flood servers under load, for an hour or so
+	FAULTS=long $(BIN)/python -m pytest $(FAULTS) $(ARGS)
+
+.PHONY: faults-short
+faults-short: $(VENV)/development ## The same for minutes
+	FAULTS=short $(BIN)/python -m pytest $(FAULTS) $(ARGS)
+
 .PHONY: image-check
 image-check: $(VENV)/development ## Do what the Dockerfile does, without Docker, as an unprivileged user
 	$(BIN)/python -m pytest tests/image -s $(ARGS)

@@ -48,6 +48,15 @@ class Recall:
         reservation.__enter__()
         job.when_done(lambda _: reservation.__exit__())
 
+    def refusal(self, session: Session[Outcome], job: Job, error: RequestError) -> None:
+        """Refuse a request of a position that the session has not reached: `job` gets settled with `error`.
+
+        With SessionMovedError, if it is another server that has the session now, and it is further there.
+        """
+        task = asyncio.ensure_future(self._refusal(session, job, error))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def generation(
         self, session: Session[Outcome], position: int, digest: bytes, options: GenerationOptions
     ) -> Generation:
@@ -83,6 +92,14 @@ class Recall:
             job.settle()
             return
         _run(residents, history, job.start, [job])
+
+    async def _refusal(self, session: Session[Outcome], job: Job, error: RequestError) -> None:
+        try:
+            await self._sequences.keeper.stored(session.keeping)
+        except RequestError as moved:
+            error = moved
+        job.error = error
+        job.settle()
 
     async def _find(
         self, session: Session[Outcome], residents: Residents, position: int, digest: bytes

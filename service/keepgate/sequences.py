@@ -24,6 +24,7 @@ from keepgate.errors import (
     SessionLostError,
     SessionMovedError,
     StepsExhaustedError,
+    StepsLostError,
 )
 from keepgate.generation import Generation, GenerationOptions
 from keepgate.keeper import Keeper
@@ -128,8 +129,10 @@ class Sequences(Directory):
         hashed = digest(Kind.GENERATE, prompt, asked)
         try:
             entry, fresh = self._admit(session, position, len(prompt), hashed)
-        except PositionMismatchError:
-            if position is None or position >= session.tail:
+        except (PositionMismatchError, StepsLostError):
+            if position is None or position > session.tail:
+                if self._may_have_moved(session):
+                    await self.keeper.stored(session.keeping)
                 raise
             return await self._recall.generation(session, position, hashed, options)
         if not fresh:
@@ -176,11 +179,14 @@ class Sequences(Directory):
         hashed = digest(kind, inputs, options)
         try:
             entry, fresh = self._admit(session, position, len(inputs), hashed)
-        except PositionMismatchError:
-            if position is None or position >= session.tail:
+        except (PositionMismatchError, StepsLostError) as error:
+            if position is None or (position > session.tail and not self._may_have_moved(session)):
                 raise
             job = Job(inputs, position, kind=kind, options=options)
-            self._recall.job(session, job, hashed)
+            if position > session.tail:
+                self._recall.refusal(session, job, error)
+            else:
+                self._recall.job(session, job, hashed)
             return job, True
         if not fresh:
             return _outcome(entry, Job), True
@@ -196,6 +202,15 @@ class Sequences(Directory):
             self._check_room(count)
             self.keeper.check_usable(session.keeping.durability)
         return self.table.admit(session, position, count, hashed, self._clock())
+
+    def _may_have_moved(self, session: Session[Outcome]) -> bool:
+        """Whether another server may have taken the session on, so that a refusal must not rest on memory.
+
+        Raises StoreUnavailableError.
+        """
+        durability = session.keeping.durability
+        self.keeper.check_usable(durability)
+        return durability is not Durability.NONE and self.keeper.is_shared
 
     def _check_room(self, count: int) -> None:
         limit = self.settings.max_pending_steps

@@ -17,7 +17,7 @@ OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     # Servers are back within a second or two here.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long an attempt to connect may take
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
 

@@ -108,7 +108,7 @@ class _Session:
         session: str,
         run: Run,
         owners: Mapping[bytes, tuple[str, int]],
-        kills: list[float],
+        kills: list[tuple[float, float]],
         may_lose_seconds: float | None,
         report: Report,
     ) -> None:
@@ -213,7 +213,7 @@ class _Session:
         It was the first kill after the last answer from a server that knew them all.
         """
         first = min(when for end, when in self.acks.items() if end > expected)
-        kill = min((kill for kill in self.kills if kill > self.last_answer), default=at)
+        kill = min((kill for kill, back in self.kills if back > self.last_answer), default=at)
         return max(0.0, kill - first)
 
     def _mismatch(self, asked: Asked, expected: int) -> None:

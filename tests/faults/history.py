@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -74,12 +75,13 @@ Event = Answered | Begun | Refused | Unanswered | Ended
 class History:
     """events: what happened to each session, in order. failures: what else calls ended with, by name.
 
-    kills: when servers were killed, in seconds of the monotonic clock.
+    kills: when servers were killed, and when the next one was ready, in seconds of the monotonic clock. What
+    a client hears in between comes from the one that was killed.
     """
 
     events: dict[str, list[Event]] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
-    kills: list[float] = field(default_factory=list)
+    kills: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, session: str, event: Event) -> None:
         self.events.setdefault(session, []).append(event)
@@ -91,8 +93,12 @@ class History:
         self.add(asked.session, Refused(asked, reason, expected, time.monotonic()))
 
     def killed(self) -> None:
-        """A server is about to be killed, or was just now."""
-        self.kills.append(time.monotonic())
+        """A server is about to be killed."""
+        self.kills.append((time.monotonic(), math.inf))
+
+    def back(self) -> None:
+        """The one that follows the last one killed is ready."""
+        self.kills[-1] = (self.kills[-1][0], time.monotonic())
 
     def reached(self) -> dict[str, int]:
         """How many requests of each session's script were tried."""

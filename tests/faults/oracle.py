@@ -20,12 +20,10 @@ async def uninterrupted(address: str, load: Load) -> Run:
     run: dict[tuple[str, int], Expected] = {}
     connections = [Connection(address) for _ in range(CONNECTIONS)]
     try:
-        await asyncio.gather(
-            *(
-                _session(connections[number % CONNECTIONS], load, session, count, run)
-                for number, (session, count) in enumerate(load.history.reached().items())
-            )
-        )
+        async with asyncio.TaskGroup() as group:
+            for number, (session, count) in enumerate(load.history.reached().items()):
+                connection = connections[number % CONNECTIONS]
+                group.create_task(_session(connection, load, session, count, run))
     finally:
         for connection in connections:
             await connection.close()
@@ -36,7 +34,16 @@ async def _session(
     connection: Connection, load: Load, session: str, count: int, run: dict[tuple[str, int], Expected]
 ) -> None:
     request = pb.OpenRequest(model=MODEL, version="1", session_id=session, durability=pb.DURABILITY_NONE)
-    await connection.stub.Open(request, timeout=TIMEOUT)
+    await connection.stub.Open(request, timeout=TIMEOUT, wait_for_ready=True)
+    try:
+        await _requests(connection, load, session, count, run)
+    finally:
+        await connection.stub.Close(pb.CloseRequest(session_id=session), timeout=TIMEOUT)
+
+
+async def _requests(
+    connection: Connection, load: Load, session: str, count: int, run: dict[tuple[str, int], Expected]
+) -> None:
     for index in range(count):
         planned = load.planned(session, index)
         try:
@@ -46,4 +53,3 @@ async def _session(
         if answer.replayed or answer.position != planned.asked.end:
             raise RuntimeError(f"{planned.asked} was answered with position {answer.position}")
         run[session, index] = Expected(answer.position, answer.bits, answer.tokens)
-    await connection.stub.Close(pb.CloseRequest(session_id=session), timeout=TIMEOUT)

@@ -28,9 +28,9 @@ async def survive(seat: Seat, load: Load, length: Length, rounds: int, *, longes
             if rng.random() < WHILE_STARTING:
                 seat.spawn()
                 await asyncio.sleep(rng.uniform(0.1, 2.0))
-                load.history.killed()
                 seat.kill()
             await seat.start()
+            load.history.back()
         await load.stop()
     finally:
         await load.abandon()

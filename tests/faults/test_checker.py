@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -254,14 +255,16 @@ def test_a_loss_that_is_reported_and_allowed(server: HashServer, history: Histor
 
 
 def test_a_loss_of_what_was_acknowledged_too_long_ago(history: History) -> None:
-    history.kills.append(time.monotonic() + 5.0)
+    history.kills.append((time.monotonic() + 5.0, math.inf))
     history.add("b", Refused(request("b", 3), "STEPS_LOST", 2 * STEPS, time.monotonic() + 6.0))
     assert set(check(history, RUN, may_lose_seconds=1.0).counts) == {Kind.LOST}
 
 
 def test_a_loss_is_that_of_the_first_kill_after_the_last_answer(history: History) -> None:
     history.killed()
-    history.kills.append(time.monotonic() + 5.0)
+    history.answered(request("b", 2), 3 * STEPS, RUN["b", 2].bits)  # on its way when the server was killed
+    history.back()
+    history.kills.append((time.monotonic() + 5.0, math.inf))
     history.add("b", Refused(request("b", 3), "STEPS_LOST", 2 * STEPS, time.monotonic() + 6.0))
     assert check(history, RUN, may_lose_seconds=1.0).faults == []
 

@@ -1,5 +1,6 @@
 """Clocks that jump: the wall clock of servers, by libfaketime, while they run.
 
+At a jump the library makes some of the server's waits too long; its clients ask again after CALL_SECONDS.
 Redis cannot be run with libfaketime (its allocator and the library call each other). What a jump of its clock
 does to the leases of servers is done to them.
 """
@@ -19,6 +20,7 @@ from faults.load import Load, Shape
 from support.redis_server import RedisServer
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+CALL_SECONDS = 3.0
 JUMPS = (-86_400, -3_600, -5, 0, 5, 3_600, 72_000)
 """Seconds that the wall clock is off. Redis forgets sessions that nobody used for more than a day."""
 
@@ -92,7 +94,7 @@ def test_clock_jumps_with_sqlite(
 ) -> None:
     async def run() -> None:
         served = seat(store=f"sqlite:{tmp_path}/sessions.db", durability="always")
-        load = Load([served.address], Shape(seed=length.seed), History())
+        load = Load([served.address], Shape(seed=length.seed, timeout=CALL_SECONDS), History())
         await jump_about(clock, [served], load, length)
         await judge(load, "always, SQLite, the clock jumps")
 
@@ -110,8 +112,10 @@ def test_clock_jumps_with_redis(
                 client.delete(lease)
 
     async def run() -> None:
-        seats = [seat(store=redis.url, durability="always", lease_seconds=1.0) for _ in range(2)]
-        load = Load([s.address for s in seats], Shape(seed=length.seed, wander=0.1), History())
+        seats = [seat(store=redis.url, durability="always", lease_seconds=3.0) for _ in range(2)]
+        load = Load(
+            [s.address for s in seats], Shape(seed=length.seed, timeout=CALL_SECONDS, wander=0.1), History()
+        )
         await jump_about(clock, seats, load, length, end_leases)
         await judge(load, "always, Redis, the clock jumps")
         assert load.history.failures["SESSION_MOVED"] > 0

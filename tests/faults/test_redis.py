@@ -19,6 +19,8 @@ from keepgate_protos.v1 import sequences_pb2 as pb
 from support.redis_server import RedisServer
 
 LEASE_SECONDS = 0.5
+LIVELY_SECONDS = 3.0
+"""A lease that a server which lives renews in time."""
 CALL_SECONDS = 1.0
 """A call to a server that is stopped ends after so long, and the client turns to the other."""
 
@@ -62,7 +64,7 @@ def test_takeover_from_a_server_that_was_killed(
     shared: Callable[..., Seat], judge: Judge, length: Length
 ) -> None:
     async def run() -> None:
-        seats = [shared(), shared()]
+        seats = [shared(lease_seconds=LIVELY_SECONDS) for _ in range(2)]
         rng = random.Random(length.seed)
         load = Load([s.address for s in seats], Shape(seed=length.seed), History())
         await asyncio.gather(*(s.start() for s in seats))
@@ -73,7 +75,7 @@ def test_takeover_from_a_server_that_was_killed(
                 load.history.killed()
                 seats[number % 2].kill()
                 # The other one serves all sessions now; then both do.
-                await asyncio.sleep(rng.uniform(0.3, 1.5))
+                await asyncio.sleep(rng.uniform(0.3, 2.0) + (number % 2) * LIVELY_SECONDS)
                 await seats[number % 2].start()
             await load.stop()
         finally:
@@ -110,7 +112,7 @@ def test_takeover_from_a_server_that_comes_back(
     shared: Callable[..., Seat], judge: Judge, length: Length
 ) -> None:
     async def run() -> None:
-        first, second = shared(), shared()
+        first, second = (shared(lease_seconds=LIVELY_SECONDS) for _ in range(2))
         shape = Shape(seed=length.seed, timeout=CALL_SECONDS)
         load = Load([first.address, second.address], shape, History())
         await asyncio.gather(first.start(), second.start())
@@ -121,7 +123,7 @@ def test_takeover_from_a_server_that_comes_back(
                 await asyncio.sleep(1.0)
                 first.pause()
                 # All sessions go to the other server, and on there.
-                await asyncio.sleep(LEASE_SECONDS + 3 * CALL_SECONDS)
+                await asyncio.sleep(LIVELY_SECONDS + 3 * CALL_SECONDS)
                 first.resume()
                 heard = await knock(first.address, list(load.scripts))
                 assert "applied" not in heard, heard
@@ -129,7 +131,7 @@ def test_takeover_from_a_server_that_comes_back(
                 moved += heard.get("SESSION_MOVED", 0)
                 # Then the other one is away, and all come back.
                 second.pause()
-                await asyncio.sleep(LEASE_SECONDS + 3 * CALL_SECONDS)
+                await asyncio.sleep(LIVELY_SECONDS + 3 * CALL_SECONDS)
                 second.resume()
             await load.stop()
         finally:
