@@ -207,6 +207,7 @@ def keepgate_server(folder: Path, models: list[str], **settings: str) -> Iterato
     environment = {
         "KEEPGATE_MODELS": str(folder / "models"),
         "KEEPGATE_PORT": "0",
+        "KEEPGATE_ADMIN_ADDRESS": "",
         "KEEPGATE_READY_FILE": str(ready),
         "KEEPGATE_LOG_LEVEL": "error",
         **settings,

@@ -109,6 +109,21 @@ class Network:
             for index, layer in enumerate(self.spec.layers)
         ]
 
+    def takes(self, state: bytes) -> bool:
+        """Whether the network can go on from a state, as `Slots.read` returns it, that is not of its own
+        making.
+
+        In int8 every h of a bounded layer must be in [-1, 1], where its scale is.
+        """
+        numbers = np.frombuffer(state, "<f4")
+        first = 0
+        for layer in self.spec.layers:
+            h = numbers[first : first + layer.output_size]
+            if self.precision == "int8" and layer.is_bounded and not (np.abs(h) <= 1).all():
+                return False
+            first += layer.output_size + layer.cell_state_size
+        return True
+
     def compile(self) -> float:
         """Run every kernel once on a slot of its own; returns the seconds that took.
 

@@ -101,15 +101,18 @@ class Directory:
         ttl: float | None,
         durability: Durability | None,
         twin_of: Session[Outcome] | None = None,
+        field: str = "session_id",
     ) -> Session[Outcome]:
-        """A new session with a history, or a copy of the one that has it. Arguments and errors as for
-        `open`."""
+        """A new session with a history, or a copy of the one that has it. Arguments and errors as for `open`.
+
+        field: what the request calls the new session's id.
+        """
         if self.draining.is_set():
             raise DrainingError
         session_id = session_id or secrets.token_hex(SESSION_ID_BYTES)
         if not SESSION_ID_PATTERN.fullmatch(session_id):
             raise InvalidArgumentError(
-                "session_id", f"{session_id[:129]!r}", "1 to 128 characters of [A-Za-z0-9._~-]"
+                field, f"{session_id[:129]!r}", "1 to 128 characters of [A-Za-z0-9._~-]"
             )
         ttl = self._checked_ttl(ttl)
         durability = self.settings.durability if durability is None else durability

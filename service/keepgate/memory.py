@@ -1,15 +1,32 @@
-"""Memory that is free goes back to the system."""
+"""Memory that is free goes back to the system. Only glibc keeps much of it; with another C library, no calls.
+
+https://man7.org/linux/man-pages/man3/mallopt.3.html, https://man7.org/linux/man-pages/man3/malloc_trim.3.html
+"""
 
 from __future__ import annotations
 
 import ctypes
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MIB = 1 << 20
+MAPPED_BYTES = 8 * MIB
+"""Blocks from this size on are mapped, and unmapped once they are free: weights, slots. Twice the largest
+message, for messages come and go all the time."""
+KEPT_BYTES = 16 * MIB
+"""What a thread's heap may keep at its end."""
+
+
+def steady() -> None:
+    """At start: fix these sizes. Left alone glibc raises them to 32 and 64 MiB as large blocks are freed, and
+    each thread that loaded a model would keep so much."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
 
 def give_back() -> None:
-    """Have the C library return what was freed; only glibc keeps much of it, and has a call for that.
-
-    Takes milliseconds, without the GIL. https://man7.org/linux/man-pages/man3/malloc_trim.3.html
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    """Return what was freed in smaller blocks. Takes milliseconds, without the GIL."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)

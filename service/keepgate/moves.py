@@ -39,6 +39,7 @@ async def fork(
         ttl=meta.ttl if ttl is None else ttl,
         durability=meta.durability if durability is None else durability,
         twin_of=session,
+        field="fork_id",
     )
 
 
@@ -114,5 +115,7 @@ async def import_session(
         raise InvalidArgumentError(
             "blob", f"a state of {header.state_bytes} bytes", f"{model.spec.state_bytes} bytes"
         )
+    if not model.network.takes(state):
+        raise InvalidArgumentError("blob", "an h beyond 1", "from -1 to 1, where int8 has its scale")
     history = sequences.residents(model.key).history(header.position, state)
     return await sequences.begin(model, session_id, history, ttl=ttl, durability=durability)

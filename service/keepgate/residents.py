@@ -267,6 +267,10 @@ class Residents:
         except (StoreUnavailableError, SessionLostError, SessionMovedError) as error:
             self._on_failed(session, self._jobs.pop(session), error)
             return
+        except Exception as error:  # a bug; whoever waits must hear of it
+            log.error("a session could not be fetched", session=session.session_id, exc_info=error)
+            self._on_failed(session, self._jobs.pop(session), SessionLostError(session.session_id))
+            return
         if session.keeping.history is None:
             session.keeping.history = history
         session.keeping.leaving = False

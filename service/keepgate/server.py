@@ -29,7 +29,7 @@ from keepgate_protos.v1 import (
     sequences_pb2_grpc,
 )
 
-from keepgate import __version__
+from keepgate import __version__, memory
 from keepgate.config import Settings, load_settings
 from keepgate.errors import ConfigError, KeepgateError, ListenError
 from keepgate.keeper import Keeper
@@ -76,6 +76,7 @@ def run(settings: Settings) -> None:
     """
     configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
+    memory.steady()
     asyncio.run(_serve(settings))
 
 
@@ -269,12 +270,15 @@ async def _until_stopped(
 async def _first_of(
     wanted: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object], seconds: float
 ) -> bool:
-    """Wait for either, and so long at most; whether what is wanted came."""
+    """Wait for either, and so long at most; whether what is wanted came. Raises what that raises."""
     waits = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
     done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-    return waits[0] in done
+    if waits[0] not in done:
+        return False
+    await waits[0]
+    return True
 
 
 async def _stop(sequences: Sequences) -> None:

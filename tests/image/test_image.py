@@ -116,7 +116,14 @@ def test_install_serve_health_stop(image: Image) -> None:
     assert not {"gcc", "cc", "clang"} & commands
 
     path = image.environment["PATH"]
-    start = [str(shutil.which(image.start[0], path=path)), *image.start[1:], "--port", "0"]
+    start = [
+        str(shutil.which(image.start[0], path=path)),
+        *image.start[1:],
+        "--port",
+        "0",
+        "--admin-address",
+        "",
+    ]
     begin = time.monotonic()
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(start, **image.options(), stdout=log, stderr=log)

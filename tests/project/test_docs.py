@@ -10,7 +10,7 @@ import pytest
 from keepgate.config import Settings
 from keepgate.errors import RequestError
 from keepgate.rpc.status import CODES, INTERNAL_REASON
-from keepgate_client.errors import REASONS
+from keepgate_client._reasons import REASONS
 from keepgate_kernels.cpu.rungs import RUNGS
 
 ROOT = Path(__file__).parents[2]

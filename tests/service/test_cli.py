@@ -33,6 +33,10 @@ COMMANDS = [
     "import",
     "info",
     "health",
+    "reload",
+    "load",
+    "unload",
+    "drain",
 ]
 TEXT = "the quick brown fox jumps over the lazy dog.\n" * 300
 
@@ -292,6 +296,7 @@ def test_serve_takes_flags_over_environment_over_file(repository: Path, tmp_path
     config.write_text('max_sessions = 1\nlog_format = "json"\nmodels = "/nowhere"\n')
     ready = tmp_path / "ready"
     command = [*KEEPGATE, "serve", "--models", str(repository), "--port", "0", "--ready-file", str(ready)]
+    command += ["--admin-address", "127.0.0.1:0"]
     # --models beats KEEPGATE_MODELS, which beats the file's; max_sessions comes from the file.
     extra = {"KEEPGATE_CONFIG": str(config), "KEEPGATE_MODELS": "/elsewhere"}
     with subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,9 +19,11 @@ POLL_SECONDS = 0.02
 
 class ServerProcess:
     """A running server. Settings come by environment: max_sessions=1 becomes
-    KEEPGATE_MAX_SESSIONS=1."""
+    KEEPGATE_MAX_SESSIONS=1. extra: goes to the environment as it is."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self, directory: Path, settings: Mapping[str, object], extra: Mapping[str, str] | None = None
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._ready = directory / "ready"
         self._ready.unlink(missing_ok=True)
@@ -34,6 +37,7 @@ class ServerProcess:
         }
         for name, value in {**defaults, **settings}.items():
             environment[f"KEEPGATE_{name.upper()}"] = str(value)
+        environment.update(extra or {})
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "keepgate.server"], env=environment, stdout=log, stderr=log
@@ -57,6 +61,24 @@ class ServerProcess:
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    @property
+    def admin_address(self) -> str:
+        """Where the Admin service is, as a log in JSON tells."""
+        deadline = time.monotonic() + START_SECONDS
+        while '"event": "ready"' not in self.log():  # it comes after the ready file
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the log does not say that the server is ready:\n{self.log()}")
+            time.sleep(POLL_SECONDS)
+        ready = next(line for line in self.log().splitlines() if '"event": "ready"' in line)
+        return str(json.loads(ready)["admin"])
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the process that is in RAM."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
 
     def log(self) -> str:
         """All that the server wrote to stdout and stderr."""

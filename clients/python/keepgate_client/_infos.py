@@ -91,4 +91,5 @@ def model_from_proto(model: models_pb2.Model) -> types.ModelInfo:
         description=model.description,
         source=model.source,
         licence=model.licence,
+        retired=model.condition == models_pb2.CONDITION_RETIRED,
     )

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from keepgate_protos.v1 import models_pb2, sequences_pb2
 
 from keepgate_client import errors
+from keepgate_client._reasons import REASONS
 from keepgate_client.errors import FieldViolation, KeepgateError
 
 DOMAIN = "keepgate"
@@ -178,7 +179,7 @@ def _error_from_details(status: status_pb2.Status, code: grpc.StatusCode) -> err
             detail.Unpack(bad)
     if info.domain != DOMAIN:
         return None
-    kind = errors.REASONS.get(info.reason, errors.ServerError)
+    kind = REASONS.get(info.reason, errors.ServerError)
     return kind(
         status.message or info.reason,
         code=code,

@@ -33,7 +33,8 @@ KeepgateError                         everything below; has code, reason, metada
     │   └── SessionModelError         its model is not loaded any more, or has other weights
     ├── ExhaustedError                a limit of the server is reached
     │   ├── SessionsExhaustedError
-    │   └── StepsExhaustedError
+    │   ├── StepsExhaustedError
+    │   └── CallsExhaustedError
     ├── DrainingError                 the server is shutting down
     ├── StoreUnavailableError         nothing can be made durable at present
     ├── ComputationError              the computation failed; the server's log says why
@@ -283,6 +284,10 @@ class StepsExhaustedError(ExhaustedError):
     """As many steps wait as may."""
 
 
+class CallsExhaustedError(ExhaustedError):
+    """The server serves as many calls at once as it may."""
+
+
 class DrainingError(ServerError):
     """The server is shutting down and takes no new work."""
 
@@ -297,31 +302,3 @@ class ComputationError(ServerError):
 
 class NotFiniteError(ServerError):
     """The prediction is infinite or not a number: the state has overflowed, and the session is lost."""
-
-
-REASONS: Mapping[str, type[ServerError]] = {
-    "MODEL_NOT_FOUND": ModelNotFoundError,
-    "MODEL_REFUSED": ModelRefusedError,
-    "SESSION_NOT_FOUND": SessionNotFoundError,
-    "SESSION_CLOSED": SessionClosedError,
-    "SESSION_EXPIRED": SessionExpiredError,
-    "SESSION_LOST": SessionLostError,
-    "SESSION_MOVED": SessionMovedError,
-    "SESSION_EXISTS": SessionExistsError,
-    "POSITION_MISMATCH": PositionMismatchError,
-    "STEP_MISMATCH": StepMismatchError,
-    "STEPS_LOST": StepsLostError,
-    "NOT_RETAINED": NotRetainedError,
-    "SESSION_MODEL": SessionModelError,
-    "SESSION_IN_USE": SessionInUseError,
-    "SESSION_BUSY": WorkInFlightError,
-    "SESSION_ELSEWHERE": SessionElsewhereError,
-    "STORE_UNAVAILABLE": StoreUnavailableError,
-    "INVALID_ARGUMENT": InvalidArgumentError,
-    "SESSIONS_EXHAUSTED": SessionsExhaustedError,
-    "STEPS_EXHAUSTED": StepsExhaustedError,
-    "DRAINING": DrainingError,
-    "COMPUTATION_FAILED": ComputationError,
-    "NOT_FINITE": NotFiniteError,
-}
-"""The reasons of docs/protocol.md; one that a newer server adds becomes a plain ServerError."""

@@ -50,7 +50,7 @@ def list_models(server: Server, models: local.Models = None, as_json: Json = Fal
             _input(model),
             f"{model.parameters:,}",
             f"{model.precision} {size(model.weight_bytes)}",
-            f"{model.sessions:,}",
+            f"{model.sessions:,}{' (retired)' if model.retired else ''}",
         )
     console().print(table)
 
@@ -145,6 +145,7 @@ def _facts(model: ModelInfo) -> list[tuple[str, RenderableType]]:
         ("Weights", _weights(model)),
         ("State", f"{size(model.state_bytes)} a session"),
         ("Sessions", f"{model.sessions:,}"),
+        ("Condition", "retired: takes no new sessions" if model.retired else ""),
         ("Source", model.source),
         ("Licence", model.licence),
         ("Fingerprint", model.fingerprint),

@@ -32,7 +32,8 @@ def text_argument(value: str) -> str:
     return value
 
 
-def _address(value: str) -> str:
+def server_address(value: str) -> str:
+    """The value, if it may be an address."""
     if not value.strip():
         raise typer.BadParameter(f"got {value!r}, expected host:port")
     return text_argument(value)
@@ -53,7 +54,7 @@ Server = Annotated[
         help="Server to ask, host:port; 127.0.0.1:8001 if not given.",
         show_default=False,
         default_factory=default_server,
-        callback=_address,
+        callback=server_address,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -55,7 +55,7 @@ class Meta:
                 float(fields["ttl"]),
                 float(fields["created"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"the description of a stored session is damaged: {error}") from error
 
 
