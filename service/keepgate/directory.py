@@ -88,6 +88,7 @@ class Directory:
         state: as `Slots.read` returns it; None for zeros. Raises InvalidArgumentError, SessionExistsError,
         SessionsExhaustedError, DrainingError, StoreUnavailableError.
         """
+        await self.keeper.ended(session_id)
         return await self.begin(
             model, session_id, self.residents(model.key).history(0, state), ttl=ttl, durability=durability
         )
@@ -105,7 +106,8 @@ class Directory:
     ) -> Session[Outcome]:
         """A new session with a history, or a copy of the one that has it. Arguments and errors as for `open`.
 
-        field: what the request calls the new session's id.
+        field: what the request calls the new session's id. A store must know the end of an earlier one of
+        the same id: see `Keeper.ended`.
         """
         if self.draining.is_set():
             raise DrainingError
@@ -119,7 +121,7 @@ class Directory:
         self.keeper.check_usable(durability)
         self.expire()
         self.table.check_absent(session_id)
-        if self.keeper.is_stranded(session_id):
+        if self.keeper.is_stranded(session_id) or self.keeper.is_ending(session_id):
             raise SessionExistsError(session_id)
         limit = self.settings.max_sessions
         if self.table.count(model.key) >= limit:
@@ -145,7 +147,7 @@ class Directory:
             raise InvalidArgumentError("session_id", "nothing", "the id of an open session")
         if self.table.find(session_id) is None:
             self.keeper.check_here(session_id)
-            if self.keeper.is_shared:
+            if self.keeper.is_shared and not self.keeper.is_ending(session_id):
                 await self._claim(session_id)
         return self.table.get(session_id, self._clock())
 
@@ -247,6 +249,10 @@ class Directory:
 
     def _settle_end(self, session: Session[Outcome]) -> None:
         """If a session is over and nothing of it is in flight, give back what it has."""
-        if session.ended is not None and session.position == session.tail:
-            self.residents(session.model).remove(session)
-            self.keeper.over(session.keeping, session.ended)
+        if session.ended is None:
+            return
+        if session.position != session.tail:
+            self.keeper.ending(session.keeping)
+            return
+        self.residents(session.model).remove(session)
+        self.keeper.over(session.keeping, session.ended)

@@ -7,6 +7,7 @@ import functools
 import secrets
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import structlog
 from keepgate_kernels import cpu_info
@@ -43,6 +44,13 @@ ENDED: Mapping[str, type[SessionGoneError]] = {name: kind for kind, name in ENDS
 log = structlog.get_logger(__name__)
 
 
+class _Ending(NamedTuple):
+    """A durable session that is over in memory. told: when the store knows."""
+
+    keeping: Keeping
+    told: asyncio.Event
+
+
 class Keeper:
     """store: for durable sessions, None if the server has none. spill: for the others, while they are not in
     memory; it ends with the process."""
@@ -52,6 +60,7 @@ class Keeper:
         self._registry = registry
         self._lasting = Journal(store) if store is not None else None
         self._passing = Journal(spill)
+        self._ending: dict[str, _Ending] = {}
         self._stranded: dict[str, tuple[SessionModelError, ModelKey, Held]] = {}
 
     @property
@@ -69,7 +78,10 @@ class Keeper:
     ) -> Keeping:
         """The lasting part of a new session. The server has a store if `durability` needs one."""
         meta = Meta(model.key, model.network.fingerprint, _kernel(model), durability, ttl, time.time())
-        return Keeping(session_id, meta, self._journal(durability), secrets.randbits(EPOCH_BITS), history)
+        epoch = secrets.randbits(EPOCH_BITS)
+        # In the spill, a session is apart from an earlier one of its id, which may not be out of there yet.
+        name = f"{session_id}/{epoch}" if durability is Durability.NONE else session_id
+        return Keeping(session_id, meta, self._journal(durability), epoch, history, name=name)
 
     def check_usable(self, durability: Durability) -> None:
         """Raises StoreUnavailableError if what is to be durable would have to wait for the store."""
@@ -149,13 +161,32 @@ class Keeper:
         if refusal is Refusal.FENCED:
             raise SessionMovedError(keeping.session_id)
 
+    def ending(self, keeping: Keeping) -> None:
+        """A session has ended, but for its work in flight. `over` comes when that is done."""
+        if keeping.durability is not Durability.NONE:
+            self._ending.setdefault(keeping.session_id, _Ending(keeping, asyncio.Event()))
+
     def over(self, keeping: Keeping, how: type[SessionGoneError]) -> None:
         """A session has ended: let the store know, if it knows the session."""
         if keeping.is_over:
             return
+        self.ending(keeping)
         keeping.end(ENDS.get(how, ""))
         if keeping.is_stored and how in ENDS:
-            keeping.write()
+            keeping.write(lambda _: self._has_ended(keeping))
+        else:
+            self._has_ended(keeping)
+
+    def is_ending(self, session_id: str) -> bool:
+        """Whether a durable session of this id has ended, and the store does not know yet."""
+        return session_id in self._ending
+
+    async def ended(self, session_id: str) -> None:
+        """Return when the store knows that a session which had this id is over."""
+        while (earlier := self._ending.get(session_id)) is not None:
+            if earlier.keeping.is_over:  # else its work in flight comes first
+                earlier.keeping.write(at_once=True)
+            await earlier.told.wait()
 
     async def flush(self) -> None:
         """Write all that the store does not know."""
@@ -167,6 +198,12 @@ class Keeper:
         for journal in (self._passing, self._lasting):
             if journal is not None:
                 await journal.close()
+
+    def _has_ended(self, keeping: Keeping) -> None:
+        ending = self._ending.get(keeping.session_id)
+        if ending is not None and ending.keeping is keeping:
+            del self._ending[keeping.session_id]
+            ending.told.set()
 
     def _journal(self, durability: Durability) -> Journal:
         if durability is Durability.NONE:

@@ -29,6 +29,7 @@ async def fork(
     `Sequences.open`.
     """
     sequences.check_idle(session)
+    await sequences.keeper.ended(session_id)
     history = await sequences.residents(session.model).recall(session)
     sequences.check_idle(session)
     meta = session.keeping.meta
@@ -117,5 +118,6 @@ async def import_session(
         )
     if not model.network.takes(state):
         raise InvalidArgumentError("blob", "an h beyond 1", "from -1 to 1, where int8 has its scale")
+    await sequences.keeper.ended(session_id)
     history = sequences.residents(model.key).history(header.position, state)
     return await sequences.begin(model, session_id, history, ttl=ttl, durability=durability)

@@ -161,7 +161,7 @@ class Residents:
         if keeping.history is not None:
             return keeping.history
         try:
-            held = await keeping.journal.fetch(session.session_id)
+            held = await keeping.journal.fetch(keeping.name)
         except StoreError as error:
             raise StoreUnavailableError from error
         if held is None or held.epoch != keeping.epoch:

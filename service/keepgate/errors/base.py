@@ -156,7 +156,7 @@ class NotFiniteError(RequestError):
 
 def _shorten(text: str, limit: int) -> str:
     """The text, or as much of its beginning as takes `limit` bytes in grpc-message with a "…"."""
-    if len(text) <= limit and sum(map(_encoded_size, text)) <= limit:
+    if len(text) <= limit and (_is_plain(text) or sum(map(_encoded_size, text)) <= limit):
         return text
     room = limit - _encoded_size("…")
     for end, character in enumerate(text):
@@ -166,11 +166,16 @@ def _shorten(text: str, limit: int) -> str:
     return text + "…"
 
 
+def _is_plain(text: str) -> bool:
+    """Whether all characters travel as they are."""
+    return text.isascii() and text.isprintable() and "%" not in text
+
+
 def _encoded_size(character: str) -> int:
     """Bytes in grpc-message, where all but printable ASCII is percent-encoded.
 
     https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
     """
-    if character.isascii() and character.isprintable() and character != "%":
+    if _is_plain(character):
         return 1
     return 3 * len(character.encode())

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from keepgate.errors import CallsExhaustedError, DrainingError, RequestError
+from keepgate.rpc.decode import tolerant, well_formed
 from keepgate.rpc.status import abort, internal_status, to_status
 
 PREFIX = "/keepgate."
@@ -67,7 +68,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         behaviour, build = kinds[handler.request_streaming, handler.response_streaming]
         return build(
             self._wrap(behaviour, method),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=tolerant(handler.request_deserializer, method),
             response_serializer=handler.response_serializer,
         )
 
@@ -81,7 +82,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             self._tasks.add(task)
             self._idle.clear()
             try:
-                return await behaviour(request, context)
+                return await behaviour(well_formed(request), context)
             except RequestError as error:
                 await abort(context, to_status(error))
             except (grpc.aio.AbortError, grpc.aio.InternalError):

@@ -18,6 +18,7 @@ from keepgate.engine.job import Job
 from keepgate.errors import DrainingError, InvalidArgumentError, RequestError
 from keepgate.models.registry import LoadedModel
 from keepgate.rpc.convert import step_from, step_to
+from keepgate.rpc.decode import well_formed
 from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Sequences
 from keepgate.sessions.session import Session
@@ -46,7 +47,8 @@ class StepStream:
     async def run(self) -> None:
         """Serve until the client half-closes and has all answers, or the server drains.
 
-        Raises DrainingError in the latter case, when all that was read is answered.
+        Raises DrainingError in the latter case, when all that was read is answered, and InvalidArgumentError
+        after a request that does not parse.
         """
         reader = asyncio.ensure_future(self._read())
         drain = asyncio.ensure_future(self._sequences.draining.wait())
@@ -64,7 +66,7 @@ class StepStream:
                 session.owner = None
 
     async def _read(self) -> None:
-        while isinstance(request := await self._context.read(), pb.StreamRequest):  # else it is EOF
+        while isinstance(request := well_formed(await self._context.read()), pb.StreamRequest):  # else EOF
             while self._unwritten >= self._limit:
                 self._room.clear()
                 await self._room.wait()

@@ -62,8 +62,8 @@ class Meta:
 class Keeping:
     """The lasting part of one session. history None: all of it is in the store, and only there.
 
-    durable: the position up to which the store knows the session. leaving: once the store knows all, the
-    history need not stay in memory.
+    name: the session's in the store. durable: the position up to which the store knows it. leaving: once the
+    store knows all, the history need not stay in memory.
     """
 
     __slots__ = (
@@ -81,6 +81,7 @@ class Keeping:
         "journal",
         "leaving",
         "meta",
+        "name",
         "on_gone",
         "on_left",
         "position",
@@ -96,9 +97,11 @@ class Keeping:
         history: History | None,
         *,
         durable: int | None = None,
+        name: str = "",
     ) -> None:
-        """durable None: the store knows nothing of the session."""
+        """durable None: the store knows nothing of the session. name "": the session's id."""
         self.session_id = session_id
+        self.name = name or session_id
         self.meta = meta
         self.journal = journal
         self.epoch = epoch
@@ -167,7 +170,7 @@ class Keeping:
             put[META] = self.meta.pack()
             self._meta_told = True
         change = Change(
-            self.session_id,
+            self.name,
             self.epoch,
             self.position,
             put,
