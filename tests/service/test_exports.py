@@ -113,6 +113,10 @@ def test_a_blob_of_another_length_is_refused(wire: Wire, exported: bytes) -> Non
         {"state_bytes": 4},
         {"state_bytes": -128},
         {"model": None},
+        {"model": "\udfff"},  # a lone surrogate, which no message can carry
+        {"version": "\udfff"},
+        {"weights": "\udfff"},
+        {"kernel": "\udfff"},
         {"kernel": ["a"]},
         {"surplus": 1},
         {"model": ...},

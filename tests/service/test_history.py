@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,25 +11,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from keepgate.request import NO_OPTIONS, Kind, Options, Wants
+from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
+from keepgate.sessions.keeping import Meta
 from keepgate.sessions.records import Codec
+from keepgate.sessions.session import ModelKey
 from keepgate_kernels import Sampling
 from numpy.typing import NDArray
 from support.random_models import feature_spec, token_spec
 
-TOKENS = Codec(token_spec())
+TOKENS = Codec(token_spec(vocabulary=100))
 FEATURES = Codec(feature_spec())
 OPTIONS = [
     NO_OPTIONS,
     Options(Sampling(temperature=0.5, top_k=3, top_p=0.9, seed=2**63), Wants(2, True, False, True)),
     Options(more=b"\x01\x02\x03"),
 ]
+FEATURE_OPTIONS = [NO_OPTIONS, Options(wants=Wants(hidden=True, state=True)), Options(more=b"\x01")]
 Step = tuple[Kind, int, Options]
 
 
 def state_at(position: int) -> bytes:
     """A state that says where it was taken; of zeros, None stands for the one at 0."""
-    return position.to_bytes(8, "little")
+    return position.to_bytes(TOKENS.state_bytes, "little")
 
 
 def applied(inputs: list[int]) -> NDArray[np.uint32]:
@@ -159,7 +164,11 @@ TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 
 
-@given(st.lists(st.tuples(st.sampled_from(Kind), st.integers(1, 4), st.sampled_from(OPTIONS)), max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(Kind), st.integers(1, 4), st.sampled_from(FEATURE_OPTIONS)), max_size=8
+    )
+)
 @settings(deadline=None)
 def test_records_come_back(steps: list[Step]) -> None:
     run, expected, start = b"", [], 7
@@ -192,3 +201,66 @@ def test_a_gap_is_told() -> None:
     del items[sorted(items)[1]]
     with pytest.raises(ValueError, match="lacks what came between 1 and 2"):
         History.restore(items, TOKENS, 4, 100)
+
+
+@pytest.mark.parametrize(
+    ("codec", "inputs", "options"),
+    [
+        (TOKENS, np.array([1, 100], np.uint32), NO_OPTIONS),
+        (TOKENS, np.array([1], np.uint32), Options(wants=Wants(top_k=101))),
+        (FEATURES, np.array([[1, 2, np.nan]], np.float32), NO_OPTIONS),
+        (FEATURES, np.array([[1, 2, 3]], np.float32), Options(wants=Wants(top_k=1))),
+        (FEATURES, np.array([[1, 2, 3]], np.float32), Options(wants=Wants(logits=True))),
+    ],
+)
+def test_a_record_that_the_kernels_cannot_take_is_damaged(
+    codec: Codec, inputs: NDArray[Any], options: Options
+) -> None:
+    """They look up what they are given: a token beyond the vocabulary is memory beyond a table."""
+    run = codec.encode(Kind.STEP, inputs, options)
+    with pytest.raises(ValueError, match="position 7 is damaged"):
+        list(codec.decode(7, run))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        (b"S" + bytes(7) + b"\x04", bytes(60), "state at position 4 is damaged"),
+        (b"S" + bytes(7) + b"\x04", b"\xff" * 64, "state at position 4 is damaged"),
+        (b"S" + bytes(9), bytes(64), "a key of 10 bytes"),
+        (b"J", b"", "a key of 1 bytes"),
+    ],
+)
+def test_a_damaged_item_is_told(key: bytes, value: bytes, fault: str) -> None:
+    history = History(TOKENS, 16, 4)
+    history.append(Kind.STEP, applied([1, 2, 3, 4]), NO_OPTIONS)
+    items = dict(history.untold()[0])
+    with pytest.raises(ValueError, match=fault):
+        History.restore({**items, key: value}, TOKENS, 16, 4)
+
+
+GOOD = Meta(ModelKey("letters", "1"), "ab", "avx2/fp32", Durability.ALWAYS, 60.0, 1.5e9)
+
+
+def test_a_description_comes_back() -> None:
+    assert Meta.unpack(GOOD.pack()) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", ["letters"]),
+        ("version", 1),
+        ("weights", None),
+        ("kernel", "\udfff"),
+        ("durability", "sometimes"),
+        ("ttl", 10**400),
+        ("ttl", float("nan")),
+        ("ttl", 0),
+        ("created", float("inf")),
+    ],
+)
+def test_a_damaged_description_is_told(field: str, value: Any) -> None:
+    fields = {**json.loads(GOOD.pack()), field: value}
+    with pytest.raises(ValueError, match="description of a stored session is damaged"):
+        Meta.unpack(json.dumps(fields).encode())

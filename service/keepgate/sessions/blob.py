@@ -72,6 +72,8 @@ def _check(header: Header) -> None:
         value = getattr(header, name)
         if type(value).__name__ != kind:
             raise ValueError(f"{name} is {value!r}, expected {kind}")
+        if kind == "str":
+            value.encode()  # JSON can spell lone surrogates, which no message can carry
     if not 0 <= header.position <= MOST_STEPS or header.state_bytes < 0 or header.state_bytes % 4:
         raise ValueError(f"position {header.position}, state_bytes {header.state_bytes}")
 

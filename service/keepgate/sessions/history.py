@@ -208,6 +208,9 @@ class History:
     def restore(cls, items: Mapping[bytes, bytes], codec: Codec, retention: int, interval: int) -> History:
         """From all that `untold` told a store. Raises ValueError if something is missing."""
         states = {_position(key): value for key, value in items.items() if key.startswith(STATE)}
+        for position, state in states.items():
+            if len(state) != codec.state_bytes or not np.isfinite(np.frombuffer(state, "<f4")).all():
+                raise ValueError(f"the state at position {position} is damaged")
         runs = sorted((_position(key), value) for key, value in items.items() if key.startswith(RECORDS))
         first = min([*states, *(start for start, _ in runs[:1])], default=0)
         if first and first not in states:
@@ -310,4 +313,7 @@ def _key(kind: bytes, position: int) -> bytes:
 
 
 def _position(key: bytes) -> int:
+    """Raises ValueError if the key has none."""
+    if len(key) != 1 + POSITION.size:
+        raise ValueError(f"a key of {len(key)} bytes, expected {1 + POSITION.size}")
     return int(POSITION.unpack(key[1:])[0])

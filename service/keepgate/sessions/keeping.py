@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,7 @@ class Meta:
         """Raises ValueError if it is damaged."""
         try:
             fields: dict[str, Any] = json.loads(packed)
-            return cls(
+            meta = cls(
                 ModelKey(fields["model"], fields["version"]),
                 fields["weights"],
                 fields["kernel"],
@@ -55,8 +56,18 @@ class Meta:
                 float(fields["ttl"]),
                 float(fields["created"]),
             )
-        except (KeyError, TypeError, RecursionError) as error:
+            meta._check()
+        except (KeyError, TypeError, OverflowError, ValueError, RecursionError) as error:
             raise ValueError(f"the description of a stored session is damaged: {error}") from error
+        return meta
+
+    def _check(self) -> None:
+        for text in (*self.model, self.weights, self.kernel):
+            if not isinstance(text, str):
+                raise TypeError(f"got {text!r}, expected text")
+            text.encode()  # JSON can spell what no message can carry
+        if not (0 < self.ttl < math.inf and math.isfinite(self.created)):
+            raise ValueError(f"ttl {self.ttl}, created {self.created}")
 
 
 class Keeping:

@@ -50,6 +50,8 @@ class Codec:
 
     def __init__(self, spec: ModelSpec) -> None:
         tokens = isinstance(spec.input, TokenInput)
+        self.state_bytes = spec.state_bytes
+        self._vocabulary_size = spec.input.vocabulary_size if isinstance(spec.input, TokenInput) else 0
         self._shape: tuple[int, ...] = (-1,) if tokens else (-1, spec.input_size)
         self._type = np.dtype("<u4" if tokens else "<f4")
         self._input_bytes = 4 if tokens else 4 * spec.input_size
@@ -76,8 +78,20 @@ class Codec:
                     raise ValueError(f"{count} inputs from byte {offset} of {len(run)}")
                 inputs = np.frombuffer(bytes(run[offset:end]), self._type).reshape(self._shape)
                 record = Record(start, Kind(kind), inputs, options)
+                self._check(record)
             except (struct.error, ValueError) as error:
                 raise ValueError(f"a journal's record at position {start} is damaged: {error}") from error
             yield record
             start = record.end
             offset = end
+
+    def _check(self, record: Record) -> None:
+        """Raises ValueError unless the kernels can take the record: they look up what they are given."""
+        size = self._vocabulary_size
+        wants = record.options.wants
+        if size and record.inputs.max() >= size:
+            raise ValueError(f"token id {record.inputs.max()}, expected less than {size}")
+        if not size and not np.isfinite(record.inputs).all():
+            raise ValueError("features that are not finite")
+        if wants.top_k > size or (wants.logits and not size):
+            raise ValueError(f"options that the model has no answer to: {wants}")
