@@ -209,8 +209,8 @@ class History:
         """From all that `untold` told a store. Raises ValueError if something is missing."""
         states = {_position(key): value for key, value in items.items() if key.startswith(STATE)}
         for position, state in states.items():
-            if len(state) != codec.state_bytes or not np.isfinite(np.frombuffer(state, "<f4")).all():
-                raise ValueError(f"the state at position {position} is damaged")
+            if len(state) != codec.state_bytes:
+                raise ValueError(f"a state of {len(state)} bytes at {position}, expected {codec.state_bytes}")
         runs = sorted((_position(key), value) for key, value in items.items() if key.startswith(RECORDS))
         first = min([*states, *(start for start, _ in runs[:1])], default=0)
         if first and first not in states:
