@@ -15,7 +15,7 @@ RUN deploy/install.sh /opt/keepgate
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin keepgate \
-    && install --directory --owner=10001 --mode=0700 /data
+    && mkdir --mode=0700 /data && chown 10001 /data
 COPY --from=build /opt/keepgate /opt/keepgate
 ENV PATH=/opt/keepgate/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
