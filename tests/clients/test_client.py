@@ -285,11 +285,11 @@ def test_invalid_arguments_name_their_field(client: Client) -> None:
 def test_limits_and_ends(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server(max_sessions=1)
     with Client(server.address, retry=ONCE) as client:
-        with client.open("letters", idle_ttl=0.2) as session:
+        with client.open("letters", idle_ttl=1.5) as session:
             with pytest.raises(SessionsExhaustedError) as full:
                 client.open("letters")
             assert full.value.retry_after == 1.0
-            time.sleep(0.3)
+            time.sleep(1.7)
             with pytest.raises(SessionExpiredError):
                 session.describe()
         with client.open("ids") as session, client.stream() as one, client.stream() as two:
