@@ -29,6 +29,7 @@ class Proxy:
         self.budget: Callable[[], int | None] = lambda: None
         self.connections = 0
         self._swallow = False
+        self._mute: set[socket.socket] = set()  # servers whose answers are swallowed to the end
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._threads: list[threading.Thread] = []
@@ -67,7 +68,9 @@ class Proxy:
 
     def swallow_answers(self) -> None:
         """From now on nothing from the server arrives, until `reset`; requests still go through."""
-        self._swallow = True
+        with self._lock:
+            self._swallow = True
+            self._mute.update(server for _, server in self._pairs)
 
     def reset(self) -> None:
         """Reset all connections (RST). New ones work."""
@@ -100,6 +103,8 @@ class Proxy:
             server = socket.create_connection((host, int(port)))
             with self._lock:
                 self._pairs.append((client, server))
+                if self._swallow:
+                    self._mute.add(server)
                 self.connections += 1
             self._start(self._serve, client, server)
 
@@ -117,7 +122,7 @@ class Proxy:
             while data := server.recv(CHUNK):
                 if self.delay:
                     time.sleep(self.delay)
-                if self._swallow:
+                if server in self._mute:
                     continue
                 if left is not None:
                     client.sendall(data[:left])
