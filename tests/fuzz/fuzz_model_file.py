@@ -104,7 +104,7 @@ def _spec(dice: Dice, header: Header, payload: bytes) -> bytes:
         header[METADATA] = dice.pick((None, {}, {METADATA_KEY: _value(dice)}, []))
         return payload
     if dice.chance(10):
-        metadata[METADATA_KEY] = dice.damage(text.encode()).decode("utf-8", "replace")
+        metadata[METADATA_KEY] = dice.damage(text.encode("utf-8", "replace")).decode("utf-8", "replace")
         return payload
     try:
         spec = json.loads(text)
