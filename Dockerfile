@@ -2,6 +2,11 @@
 #
 #     docker build -t keepgate .
 #     docker run --rm -p 8001:8001 keepgate
+#
+# Durable sessions: give it a volume that user 10001 may write, or a Redis.
+#
+#     docker run --rm -p 8001:8001 -v keepgate:/data -e KEEPGATE_STORE=sqlite:/data/sessions.db \
+#         -e KEEPGATE_DURABILITY=always keepgate
 
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /source
@@ -9,7 +14,8 @@ COPY . .
 RUN deploy/install.sh /opt/keepgate
 
 FROM python:3.11-slim-bookworm
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin keepgate
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin keepgate \
+    && install --directory --owner=10001 --mode=0700 /data
 COPY --from=build /opt/keepgate /opt/keepgate
 ENV PATH=/opt/keepgate/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

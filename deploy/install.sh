@@ -21,5 +21,5 @@ done
 "${PYTHON:-python3}" -m venv "$prefix"
 "$prefix/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check \
     --constraint "$source/constraints.txt" \
-    "$copy/protos" "$copy/kernels" "$copy/clients/python" "$copy/service"
+    "$copy/protos" "$copy/kernels" "$copy/clients/python" "$copy/service[redis]"
 KEEPGATE_KERNEL_CACHE="$prefix/kernel-cache" "$prefix/bin/python" -m keepgate_kernels

@@ -92,7 +92,7 @@ class Settings(BaseSettings):
         4_096, ge=0, le=1 << 24, description="steps that a session can be rewound, at least"
     )
     snapshot_steps: int = Field(
-        512, ge=1, le=1 << 20, description="steps between the states that a session's history keeps"
+        256, ge=1, le=1 << 20, description="steps between the states that a session's history keeps"
     )
     lease_seconds: float = Field(
         5.0,

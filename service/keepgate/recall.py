@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from keepgate.engine.job import Job
-from keepgate.errors import PositionMismatchError, RequestError, StepMismatchError
+from keepgate.errors import ComputationError, PositionMismatchError, RequestError, StepMismatchError
 from keepgate.generation import Generation, GenerationOptions
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
@@ -89,6 +89,11 @@ class Recall:
             history, _ = await self._find(session, residents, job.start, digest)
         except RequestError as error:
             job.error = error
+            job.settle()
+            return
+        except Exception as error:  # a bug; whoever waits must hear of it
+            log.error("an answer could not be found again", session=session.session_id, exc_info=error)
+            job.error = ComputationError()
             job.settle()
             return
         _run(residents, history, job.start, [job])

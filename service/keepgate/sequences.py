@@ -18,6 +18,7 @@ from keepgate.directory import Directory, Outcome
 from keepgate.engine.engine import ComputeThread, Engine
 from keepgate.engine.job import Job, Scores
 from keepgate.errors import (
+    DrainingError,
     KeepgateError,
     PositionMismatchError,
     RequestError,
@@ -200,7 +201,10 @@ class Sequences(Directory):
     ) -> tuple[Entry[Outcome], bool]:
         if position is None or position == session.tail:  # a retry needs no room
             self._check_room(count)
-            self.keeper.check_usable(session.keeping.durability)
+            durability = session.keeping.durability
+            self.keeper.check_usable(durability)
+            if self.draining.is_set() and durability is not Durability.NONE:
+                raise DrainingError  # it goes on at the next server, which must not wait for it to pause
         return self.table.admit(session, position, count, hashed, self._clock())
 
     def _may_have_moved(self, session: Session[Outcome]) -> bool:

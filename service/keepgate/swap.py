@@ -60,9 +60,7 @@ class _Repository:
         """Raises RepositoryError if the directory cannot be read or has no version at all."""
         faults: list[KeepgateError] = []
         folders = folders_of(directory, faults)
-        if (
-            not folders
-        ):  # as of a disk that is not there; a repository that is meant to be empty serves nobody
+        if not folders:  # as of a disk that is not there; an empty repository serves nobody
             raise RepositoryError(
                 f"models: {directory} holds no <name>/<version>/{FILE_NAME} any more, expected at least one"
             )

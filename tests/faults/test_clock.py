@@ -1,14 +1,14 @@
-"""Clocks that jump: the wall clock of servers, by libfaketime, while they run.
+"""Clocks that jump: the wall clock as the server's Python code reads it, while the server runs.
 
-At a jump the library makes some of the server's waits too long; its clients ask again after CALL_SECONDS.
-Redis cannot be run with libfaketime (its allocator and the library call each other). What a jump of its clock
-does to the leases of servers is done to them.
+libfaketime would also move it for the libraries below, but makes waits fail and hang that have nothing to do
+with the wall clock. What a jump of Redis's clock does to the leases of servers is done to them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,10 +17,18 @@ from faults.conftest import Judge, Length
 from faults.fleet import Seat
 from faults.history import History
 from faults.load import Load, Shape
+from keepgate_protos.v1 import sequences_pb2 as pb
 from support.redis_server import RedisServer
+from support.wire import DEADLINE, connect
 
-LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-CALL_SECONDS = 3.0
+HOOK = """
+import os, time
+def jumping(true=time.time, path=os.environ["JUMPING_CLOCK"]):
+    with open(path) as offset:
+        return true() + float(offset.read())
+time.time = jumping
+"""
+"""Python imports it at start, as sitecustomize."""
 JUMPS = (-86_400, -3_600, -5, 0, 5, 3_600, 72_000)
 """Seconds that the wall clock is off. Redis forgets sessions that nobody used for more than a day."""
 
@@ -28,17 +36,13 @@ JUMPS = (-86_400, -3_600, -5, 0, 5, 3_600, 72_000)
 class Clock:
     """The wall clock of processes started while this is there."""
 
-    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        if not LIBRARIES:
-            raise RuntimeError("these tests need libfaketime: apt-get install libfaketime")
-        self._path = path
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        directory.mkdir()
+        (directory / "sitecustomize.py").write_text(HOOK)
+        self._path = directory / "offset"
         self.jump(0)
-        monkeypatch.setenv("LD_PRELOAD", str(LIBRARIES[0]))
-        monkeypatch.setenv("FAKETIME_TIMESTAMP_FILE", str(path))
-        monkeypatch.setenv("FAKETIME_NO_CACHE", "1")
-        # As the kernel has it: only the wall clock can be set.
-        monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        monkeypatch.setenv("DONT_FAKE_MONOTONIC", "1")
+        monkeypatch.setenv("PYTHONPATH", str(directory))
+        monkeypatch.setenv("JUMPING_CLOCK", str(self._path))
 
     def jump(self, seconds: int) -> None:
         """From now on the clock is off by so much."""
@@ -89,12 +93,27 @@ async def jump_about(
         assert await s.stop() == 0
 
 
+def test_the_clock_is_the_servers(seat: Callable[..., Seat], clock: Clock) -> None:
+    """Or the other tests would test nothing."""
+
+    async def run() -> None:
+        served = seat()
+        await served.start()
+        clock.jump(3_600)
+        with connect(served.address) as wire:
+            name = wire.open()
+            reply = wire.sequences.Describe(pb.DescribeRequest(session_id=name), timeout=DEADLINE)
+        assert reply.session.created.seconds > time.time() + 1_800
+
+    asyncio.run(run())
+
+
 def test_clock_jumps_with_sqlite(
     seat: Callable[..., Seat], judge: Judge, length: Length, clock: Clock, tmp_path: Path
 ) -> None:
     async def run() -> None:
         served = seat(store=f"sqlite:{tmp_path}/sessions.db", durability="always")
-        load = Load([served.address], Shape(seed=length.seed, timeout=CALL_SECONDS), History())
+        load = Load([served.address], Shape(seed=length.seed), History())
         await jump_about(clock, [served], load, length)
         await judge(load, "always, SQLite, the clock jumps")
 
@@ -113,9 +132,7 @@ def test_clock_jumps_with_redis(
 
     async def run() -> None:
         seats = [seat(store=redis.url, durability="always", lease_seconds=3.0) for _ in range(2)]
-        load = Load(
-            [s.address for s in seats], Shape(seed=length.seed, timeout=CALL_SECONDS, wander=0.1), History()
-        )
+        load = Load([s.address for s in seats], Shape(seed=length.seed, wander=0.1), History())
         await jump_about(clock, seats, load, length, end_leases)
         await judge(load, "always, Redis, the clock jumps")
         assert load.history.failures["SESSION_MOVED"] > 0

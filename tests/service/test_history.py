@@ -93,10 +93,17 @@ class Life(RuleBasedStateMachine):
         self.write()
         self.history = History.restore(self.store, TOKENS, *self.limits)
 
-    @rule()
-    def fork(self) -> None:
-        self.history = self.history.fork()
-        self.store = {}
+    @rule(data=st.data(), goes_on_as_twin=st.booleans())
+    def fork(self, data: st.DataObject, goes_on_as_twin: bool) -> None:
+        """Whatever the other one does, the one that is kept knows nothing of it."""
+        other = self.history.fork()
+        if goes_on_as_twin:
+            self.history, other, self.store = other, self.history, {}
+        other.rewind(data.draw(st.integers(other.oldest, other.position)))
+        for _ in range(data.draw(st.integers(0, 3))):
+            other.append(Kind.STEP, applied([99] * 3), NO_OPTIONS)
+            other.keep_state(state_at(99))
+        other.untold()
 
     @rule(data=st.data())
     def rewind(self, data: st.DataObject) -> None:

@@ -83,6 +83,27 @@ def test_work_in_flight_is_answered_before_the_end(start_server: Start) -> None:
         assert server.wait() == 0
 
 
+def test_a_drain_sends_durable_sessions_away(start_server: Start, tmp_path: Path) -> None:
+    server = start_server(drain_seconds=60, store=f"sqlite:{tmp_path / 'sessions'}")
+    with connect(server.address) as wire:
+        durable, passing = wire.open(durability=pb.DURABILITY_ALWAYS), wire.open()
+        before = wire.step(durable, "a", 0)
+        request = pb.GenerateRequest(session_id=wire.open(), prompt=inputs("a"), max_tokens=3_000)
+        call = wire.sequences.Generate(request, timeout=DEADLINE)
+        next(call)
+        server.terminate()
+        while health(wire) == SERVING:
+            pass
+        error = failure(lambda: wire.step(durable, "b", 1))
+        assert (error.code, error.reason) == ("UNAVAILABLE", "DRAINING")
+        again = wire.step(durable, "a", 0)  # a retry asks for nothing new
+        assert again.replayed
+        assert again.prediction == before.prediction
+        assert wire.step(passing, "b", 0).position == 1
+        assert len(list(call)) == 2_999
+        assert server.wait() == 0
+
+
 def test_the_drain_has_an_end(start_server: Start) -> None:
     server = start_server(drain_seconds=0.2)
     with connect(server.address) as wire:

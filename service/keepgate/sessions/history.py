@@ -26,25 +26,39 @@ from keepgate.request import NO_OPTIONS, Kind, Options
 from keepgate.sessions.records import Codec, Record
 
 STATE, RECORDS = b"S", b"J"
+CHANGING = 3
+"""Segments at the end of which the store may not know all, though it knows those before."""
 POSITION = struct.Struct(">Q")
 
 
 class Segment:
     """state: the bytes of `Slots.read` at position `start`, None for zeros. records: what came since.
 
-    Only the last segment of a history adds to `records`; those of the others may be in several histories.
+    Only the last segment of a history adds to `records`; those before it may be in several histories.
     """
 
-    __slots__ = ("items", "records", "start", "state", "state_told", "told", "told_until")
+    __slots__ = ("records", "start", "state")
 
     def __init__(self, start: int, state: bytes | None, records: bytearray | None = None) -> None:
         self.start = start
         self.state = state
-        self.state_told = state is None  # whether the store has the state, or is being told
         self.records = bytearray() if records is None else records
-        self.items: list[int] = []  # positions of the J items that the store has, or is being told
-        self.told = 0  # bytes of `records` in them
-        self.told_until = start
+
+
+class Told:
+    """What the store has of a segment, or is being told.
+
+    items: positions of its J items; they hold `size` bytes of its records, which end at position `until`.
+    state: whether it has the state.
+    """
+
+    __slots__ = ("items", "size", "state", "until")
+
+    def __init__(self, segment: Segment) -> None:
+        self.items: list[int] = []
+        self.size = 0
+        self.until = segment.start
+        self.state = segment.state is None
 
 
 class History:
@@ -53,7 +67,17 @@ class History:
     interval: how many steps a segment has, at least.
     """
 
-    __slots__ = ("_codec", "_delete", "_interval", "_options", "_put", "_retention", "position", "segments")
+    __slots__ = (
+        "_codec",
+        "_delete",
+        "_interval",
+        "_options",
+        "_put",
+        "_retention",
+        "_told",
+        "position",
+        "segments",
+    )
 
     def __init__(
         self, codec: Codec, retention: int, interval: int, position: int = 0, state: bytes | None = None
@@ -64,6 +88,7 @@ class History:
         self.position = position
         self.segments: deque[Segment] = deque((Segment(position, state),))
         self._options: Options | None = None  # of the last record of the last segment
+        self._told: dict[int, Told] = {}  # by the start of the segment
         self._put: dict[bytes, bytes] = {}
         self._delete: list[bytes] = []
 
@@ -96,7 +121,7 @@ class History:
         if self.segments[-1].start == self.position:
             return
         if len(self.segments) > 1 and self.segments[-1].start - self.segments[-2].start < self._interval:
-            self._merge(self.segments[-2], self.segments.pop())
+            self._merge_last()
         if self.position - self.segments[-1].start >= self._interval:
             self._finish(self.segments[-1])
         self.segments.append(Segment(self.position, state))
@@ -139,10 +164,10 @@ class History:
         while self.segments[-1].start > position:
             segment = self.segments.pop()
             self._forget(segment)
-        segment = self.segments[-1]
-        records = list(self._codec.decode(segment.start, segment.records))
-        segment.records = bytearray()
+        segment = self.segments.pop()
+        records = self._codec.decode(segment.start, segment.records)
         self._forget_records(segment)
+        self.segments.append(Segment(segment.start, segment.state))
         self._options = None
         self.position = segment.start
         for record in records:
@@ -154,24 +179,27 @@ class History:
     def fork(self) -> History:
         """A copy that goes its own way. The store knows nothing of it."""
         twin = History(self._codec, self._retention, self._interval, self.position)
-        twin.segments = deque(Segment(part.start, part.state, part.records) for part in self.segments)
-        last = twin.segments[-1]
-        last.records = bytearray(last.records)
+        twin.segments = self.segments.copy()
+        last = twin.segments.pop()
+        twin.segments.append(Segment(last.start, last.state, bytearray(last.records)))
         return twin
 
     # --- the store's part ---
 
     def untold(self) -> tuple[dict[bytes, bytes], list[bytes]]:
         """What the store must put, after what it must delete, to know all. From now on it counts as told."""
-        for segment in self.segments:
-            if not segment.state_told and segment.state is not None:
+        for index, segment in enumerate(reversed(self.segments)):
+            told = self._told_of(segment)
+            if told.state and told.size == len(segment.records) and index >= CHANGING:
+                break
+            if not told.state and segment.state is not None:
                 self._put[_key(STATE, segment.start)] = segment.state
-                segment.state_told = True
-            if len(segment.records) > segment.told:
-                self._put[_key(RECORDS, segment.told_until)] = bytes(segment.records[segment.told :])
-                segment.items.append(segment.told_until)
-                segment.told = len(segment.records)
-                segment.told_until = self._end(segment)
+                told.state = True
+            if len(segment.records) > told.size:
+                self._put[_key(RECORDS, told.until)] = bytes(segment.records[told.size :])
+                told.items.append(told.until)
+                told.size = len(segment.records)
+                told.until = self._end(segment)
         put, delete = self._put, self._delete
         self._put, self._delete = {}, []
         return put, delete
@@ -195,15 +223,16 @@ class History:
             if start in states and start != segment.start:
                 history.segments.append(segment := Segment(start, states[start]))
             segment.records += run
-            segment.items.append(start)
-            segment.told = len(segment.records)
+            told = history._told_of(segment)
+            told.items.append(start)
+            told.size = len(segment.records)
             for record in codec.decode(start, run):
                 history.position = record.end
-            segment.told_until = history.position
+            told.until = history.position
         if history.position in states and history.segments[-1].start != history.position:
             history.segments.append(Segment(history.position, states[history.position]))
         for segment in history.segments:
-            segment.state_told = True
+            history._told_of(segment).state = True
         return history
 
     # --- inside ---
@@ -224,23 +253,35 @@ class History:
                     if record.end > position:
                         yield record
 
+    def _told_of(self, segment: Segment) -> Told:
+        told = self._told.get(segment.start)
+        if told is None:
+            told = self._told[segment.start] = Told(segment)
+        return told
+
     def _finish(self, segment: Segment) -> None:
         """One item in place of those that the store has of a segment that ended."""
-        if len(segment.items) > 1 or (segment.items and segment.told < len(segment.records)):
+        told = self._told_of(segment)
+        if len(told.items) > 1 or (told.items and told.size < len(segment.records)):
             self._forget_records(segment)
-        if not segment.items and segment.records:
+        if not told.items and segment.records:
             self._put[_key(RECORDS, segment.start)] = bytes(segment.records)
-            segment.items = [segment.start]
-            segment.told = len(segment.records)
-            segment.told_until = self.position
+            told.items = [segment.start]
+            told.size = len(segment.records)
+            told.until = self.position
 
-    def _merge(self, segment: Segment, following: Segment) -> None:
+    def _merge_last(self) -> None:
+        """Make one segment of the last two."""
+        following = self.segments.pop()
+        segment = self.segments.pop()
+        told, more = self._told_of(segment), self._told_of(following)
         self._drop(_key(STATE, following.start))
-        if segment.told == len(segment.records) and following.told:
-            segment.told += following.told
-            segment.told_until = following.told_until
-            segment.items += following.items
-        segment.records = segment.records + following.records
+        del self._told[following.start]
+        if told.size == len(segment.records) and more.size:
+            told.size += more.size
+            told.until = more.until
+            told.items += more.items
+        self.segments.append(Segment(segment.start, segment.state, segment.records + following.records))
 
     def _trim(self) -> None:
         while len(self.segments) > 1:
@@ -252,13 +293,15 @@ class History:
     def _forget(self, segment: Segment) -> None:
         self._forget_records(segment)
         self._drop(_key(STATE, segment.start))
+        del self._told[segment.start]
 
     def _forget_records(self, segment: Segment) -> None:
-        for position in segment.items:
+        told = self._told_of(segment)
+        for position in told.items:
             self._drop(_key(RECORDS, position))
-        segment.items = []
-        segment.told = 0
-        segment.told_until = segment.start
+        told.items = []
+        told.size = 0
+        told.until = segment.start
 
     def _drop(self, key: bytes) -> None:
         self._put.pop(key, None)
