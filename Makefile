@@ -85,6 +85,25 @@ faults: $(VENV)/development ## Kill, stop, cut off, fill up and flood servers un
 faults-short: $(VENV)/development ## The same for minutes
 	FAULTS=short $(BIN)/python -m pytest $(FAULTS) $(ARGS)
 
+$(VENV)/fuzz: $(VENV)/development
+	$(PIP) install --constraint constraints.txt atheris
+	@touch $@
+
+FUZZ := PYTHONPATH=tests $(BIN)/python tests/fuzz
+
+# Each takes what was found wrong as arguments too, to do it again: it says how.
+.PHONY: fuzz
+fuzz: $(VENV)/fuzz ## Fuzz every request, model files and what stores give back, for an hour or so
+	$(FUZZ)/fuzz_stored.py --seconds 900
+	$(FUZZ)/fuzz_model_file.py --seconds 1500
+	$(FUZZ)/fuzz_messages.py --seconds 3000
+
+.PHONY: fuzz-short
+fuzz-short: $(VENV)/fuzz ## The same for a minute
+	$(FUZZ)/fuzz_stored.py --seconds 10
+	$(FUZZ)/fuzz_model_file.py --seconds 15
+	$(FUZZ)/fuzz_messages.py --seconds 30
+
 .PHONY: image-check
 image-check: $(VENV)/development ## Do what the Dockerfile does, without Docker, as an unprivileged user
 	$(BIN)/python -m pytest tests/image -s $(ARGS)
