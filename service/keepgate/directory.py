@@ -111,7 +111,7 @@ class Directory:
         """
         if self.draining.is_set():
             raise DrainingError
-        session_id = session_id or secrets.token_hex(SESSION_ID_BYTES)
+        session_id = session_id or secrets.token_bytes(SESSION_ID_BYTES).hex()
         if not SESSION_ID_PATTERN.fullmatch(session_id):
             raise InvalidArgumentError(
                 field, f"{session_id[:129]!r}", "1 to 128 characters of [A-Za-z0-9._~-]"

@@ -200,6 +200,7 @@ class Keeper:
                 await journal.close()
 
     def _has_ended(self, keeping: Keeping) -> None:
+        keeping.on_gone = keeping.on_left = None  # they lead back to the session: a cycle
         ending = self._ending.get(keeping.session_id)
         if ending is not None and ending.keeping is keeping:
             del self._ending[keeping.session_id]

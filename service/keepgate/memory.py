@@ -1,4 +1,4 @@
-"""Memory that is free goes back to the system. Only glibc keeps much of it; with another C library, no calls.
+"""Memory that is free goes back to the system, and that in use is not searched in vain. Only glibc keeps much of it; with another C library, no calls.
 
 https://man7.org/linux/man-pages/man3/mallopt.3.html, https://man7.org/linux/man-pages/man3/malloc_trim.3.html
 """
@@ -6,6 +6,7 @@ https://man7.org/linux/man-pages/man3/mallopt.3.html, https://man7.org/linux/man
 from __future__ import annotations
 
 import ctypes
+import gc
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MIB = 1 << 20
@@ -14,6 +15,9 @@ MAPPED_BYTES = 8 * MIB
 message, for messages come and go all the time."""
 KEPT_BYTES = 16 * MIB
 """What a thread's heap may keep at its end."""
+YOUNG = 10_000
+"""Objects that were made and not freed, before the collector looks for cycles among them. Python's 700 are a
+few dozen sessions; hardly anything here is in a cycle once it is over."""
 
 
 def steady() -> None:
@@ -30,3 +34,10 @@ def give_back() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)
+
+
+def settle() -> None:
+    """When all is loaded: what is there now stays, so that no collection walks all that Numba made."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG)

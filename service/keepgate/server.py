@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import secrets
@@ -100,9 +99,7 @@ async def _serve(settings: Settings) -> None:
         for name in ("", *SERVICES):
             await status.set(name, health_pb2.HealthCheckResponse.SERVING)
         address = _address(settings.host, port)
-        # What is here now stays: without it, full collections need not walk all that Numba made.
-        gc.collect()
-        gc.freeze()
+        memory.settle()
         if settings.ready_file is not None:
             _write_ready_file(settings.ready_file, address)
         seconds = round(time.perf_counter() - begin, 3)

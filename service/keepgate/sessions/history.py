@@ -80,13 +80,21 @@ class History:
     )
 
     def __init__(
-        self, codec: Codec, retention: int, interval: int, position: int = 0, state: bytes | None = None
+        self,
+        codec: Codec,
+        retention: int,
+        interval: int,
+        position: int = 0,
+        state: bytes | None = None,
+        *,
+        segments: deque[Segment] | None = None,
     ) -> None:
+        """One that begins with `state` (None: zeros) at `position`, or one of `segments` up to there."""
         self._codec = codec
         self._retention = retention
         self._interval = interval
         self.position = position
-        self.segments: deque[Segment] = deque((Segment(position, state),))
+        self.segments = deque((Segment(position, state),)) if segments is None else segments
         self._options: Options | None = None  # of the last record of the last segment
         self._told: dict[int, Told] = {}  # by the start of the segment
         self._put: dict[bytes, bytes] = {}
@@ -178,11 +186,10 @@ class History:
 
     def fork(self) -> History:
         """A copy that goes its own way. The store knows nothing of it."""
-        twin = History(self._codec, self._retention, self._interval, self.position)
-        twin.segments = self.segments.copy()
-        last = twin.segments.pop()
-        twin.segments.append(Segment(last.start, last.state, bytearray(last.records)))
-        return twin
+        segments = self.segments.copy()
+        last = segments[-1]
+        segments[-1] = Segment(last.start, last.state, bytearray(last.records))
+        return History(self._codec, self._retention, self._interval, self.position, segments=segments)
 
     # --- the store's part ---
 
