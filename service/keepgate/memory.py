@@ -1,5 +1,6 @@
-"""Memory that is free goes back to the system, and that in use is not searched in vain. Only glibc keeps much of it; with another C library, no calls.
+"""Memory that is free goes back to the system, and that in use is not searched in vain.
 
+Only glibc keeps much that is free; with another C library, no calls.
 https://man7.org/linux/man-pages/man3/mallopt.3.html, https://man7.org/linux/man-pages/man3/malloc_trim.3.html
 """
 

@@ -49,6 +49,7 @@ class Residents:
         self.codec = Codec(model.spec)
         self.paged_out = 0
         self.paged_in = 0
+        self.meter = engine.meter
         self._slots = model.network.slots
         self._engine = engine
         self._settings = settings

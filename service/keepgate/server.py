@@ -11,43 +11,28 @@ import secrets
 import sys
 import time
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from keepgate_kernels import cpu_info
-from keepgate_protos.v1 import (
-    admin_pb2,
-    admin_pb2_grpc,
-    models_pb2,
-    models_pb2_grpc,
-    sequences_pb2,
-    sequences_pb2_grpc,
-)
 
-from keepgate import __version__, memory
+from keepgate import __version__, memory, ready
 from keepgate.config import Settings, load_settings
-from keepgate.errors import ConfigError, KeepgateError, ListenError
+from keepgate.errors import KeepgateError
 from keepgate.keeper import Keeper
 from keepgate.logs import configure_logs
 from keepgate.models.registry import Registry, load_repository
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.interceptors import CallGuard
-from keepgate.rpc.native import ModelsServicer, SequencesServicer
+from keepgate.rpc.listen import SERVICES, add_services, join, listen, options, start_admin
 from keepgate.sequences import Sequences
 from keepgate.sessions.stores import open_store, spill_store
 from keepgate.sessions.stores.base import Store
 from keepgate.signals import Signals
 from keepgate.swap import Swap, make_ready
 
-SERVICES = (
-    sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
-    models_pb2.DESCRIPTOR.services_by_name["Models"].full_name,
-)
-ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 EXPIRY_SECONDS = 0.5
 """How often idle sessions, and models that nobody uses any more, are looked for. A session is refused at its
 deadline, however late the search."""
@@ -82,26 +67,26 @@ def run(settings: Settings) -> None:
 async def _serve(settings: Settings) -> None:
     begin = time.perf_counter()
     if settings.ready_file is not None:
-        _check_ready_file(settings.ready_file)  # loading the models takes a while
+        ready.check(settings.ready_file)  # loading the models takes a while
     registry = _load_models(settings)
     sequences = Sequences(registry, settings, Keeper(registry, settings, _store(settings), spill_store()))
     swap = Swap(sequences)
     try:
         await sequences.recover()
         guard = CallGuard(settings.max_calls)
-        server = grpc.aio.server(interceptors=(guard,), options=_options(settings))
-        status = _add_services(server, sequences)
-        port = _listen(server, "host, port", _address(settings.host, settings.port))
+        server = grpc.aio.server(interceptors=(guard,), options=options(settings))
+        status = add_services(server, sequences)
+        port = listen(server, "host, port", join(settings.host, settings.port))
         signals = Signals(swap)  # before anyone can know that the server is ready
         admin = AdminServicer(sequences, swap, guard, signals.first.set)
-        admin_server, admin_address = await _start_admin(settings, admin)
+        admin_server, admin_address = await start_admin(settings, admin)
         await server.start()
         for name in ("", *SERVICES):
             await status.set(name, health_pb2.HealthCheckResponse.SERVING)
-        address = _address(settings.host, port)
+        address = join(settings.host, port)
         memory.settle()
         if settings.ready_file is not None:
-            _write_ready_file(settings.ready_file, address)
+            ready.write(settings.ready_file, address)
         seconds = round(time.perf_counter() - begin, 3)
         log.info(
             "ready",
@@ -150,94 +135,6 @@ def _store(settings: Settings) -> Store | None:
     store = open_store(settings.store, server_id=server_id, lease_seconds=settings.lease_seconds)
     log.info("store opened", store=store.describe(), durability=settings.durability.value)
     return store
-
-
-def _options(settings: Settings) -> list[tuple[str, int]]:
-    milliseconds = 1_000
-    return [
-        ("grpc.so_reuseport", 0),  # two servers on a port must be an error, not a lottery
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
-        # What the server has computed it can send; the client's own limit holds there.
-        ("grpc.max_send_message_length", -1),
-        ("grpc.keepalive_time_ms", int(settings.keepalive_seconds * milliseconds)),
-        ("grpc.keepalive_timeout_ms", int(settings.keepalive_timeout_seconds * milliseconds)),
-        # Any ping in flight counts, not only the keepalive's: one that measures bandwidth holds that back.
-        ("grpc.http2.ping_timeout_ms", int(settings.keepalive_timeout_seconds * milliseconds)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        # Clients may ping as often as we do; faster is punished with GOAWAY.
-        (
-            "grpc.http2.min_ping_interval_without_data_ms",
-            int(settings.keepalive_seconds * milliseconds) // 2,
-        ),
-    ]
-
-
-def _add_services(server: grpc.aio.Server, sequences: Sequences) -> health.aio.HealthServicer:
-    sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
-        SequencesServicer(sequences), server
-    )
-    models_pb2_grpc.add_ModelsServicer_to_server(  # type: ignore[no-untyped-call]
-        ModelsServicer(sequences), server
-    )
-    status = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return status
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _listen(server: grpc.aio.Server, setting: str, address: str) -> int:
-    """The port that the server listens on."""
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ListenError(f"{setting}: cannot listen on {address}: is it in use?") from error
-    if not port:
-        raise ListenError(f"{setting}: cannot listen on {address}")
-    return int(port)
-
-
-async def _start_admin(settings: Settings, servicer: AdminServicer) -> tuple[grpc.aio.Server, str]:
-    """The server of the Admin service, for which no drain waits, and its address, "" if it is turned off."""
-    server = grpc.aio.server(interceptors=(CallGuard(settings.max_calls),), options=_options(settings))
-    address = settings.admin_address
-    if address:
-        admin_pb2_grpc.add_AdminServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-        reflection.enable_server_reflection((ADMIN, reflection.SERVICE_NAME), server)
-        port = _listen(server, "admin_address", address)
-        address = f"{address.rpartition(':')[0]}:{port}"
-        await server.start()
-    return server, address
-
-
-def _check_ready_file(path: Path) -> None:
-    """Raises ConfigError if the file could not be written."""
-    if path.is_dir():
-        raise ConfigError(f"ready_file: {path} is a directory, expected a file")
-    scratch = _scratch(path)
-    try:
-        scratch.touch()
-        scratch.unlink()
-    except OSError as error:
-        raise ConfigError(f"ready_file: {path} cannot be written: {error.strerror}") from error
-
-
-def _write_ready_file(path: Path, address: str) -> None:
-    """Atomically: who sees the file sees all of it. Raises ConfigError."""
-    scratch = _scratch(path)
-    try:
-        scratch.write_text(address + "\n")
-        scratch.replace(path)
-    except OSError as error:
-        raise ConfigError(f"ready_file: {path} cannot be written: {error.strerror}") from error
-
-
-def _scratch(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
 
 
 async def _until_stopped(

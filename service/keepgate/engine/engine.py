@@ -22,6 +22,7 @@ from keepgate_kernels.spec import TokenInput
 from keepgate.engine.batcher import Batcher, Item
 from keepgate.engine.cost import CostModel
 from keepgate.engine.job import Job, Prediction, Scores
+from keepgate.engine.meter import Meter
 from keepgate.errors import ComputationError, NotFiniteError
 from keepgate.request import Kind
 
@@ -67,7 +68,7 @@ class ComputeThread:
 class _Batch:
     """Items in the lanes that compute them. Item i is in lane i."""
 
-    __slots__ = ("error", "hidden", "inputs", "items", "lanes")
+    __slots__ = ("error", "hidden", "inputs", "items", "lanes", "seconds")
 
     def __init__(self, items: list[Item[Job]], lanes: Lanes) -> None:
         self.items = items
@@ -75,6 +76,7 @@ class _Batch:
         self.inputs = sum(item.steps for item in items)
         self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
         self.error: Exception | None = None
+        self.seconds = 0.0
 
 
 class Engine:
@@ -92,6 +94,7 @@ class Engine:
         *,
         max_lanes: int,
     ) -> None:
+        self.meter = Meter()
         self._network = network
         self._compute_thread = compute
         self._on_done = on_done
@@ -106,6 +109,7 @@ class Engine:
 
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""
+        job.submitted = time.perf_counter()
         self._batcher.add(job)
         self._schedule()
 
@@ -131,8 +135,11 @@ class Engine:
         if not items:
             return None
         batch = _Batch(items, self._spare.pop())
+        now = time.perf_counter()
         try:
             for job, steps, last in items:
+                if not job.offset and not job.quiet:
+                    self.meter.queued += now - job.submitted
                 end = job.offset + steps
                 score = job.kind is Kind.SCORE and not job.quiet
                 predict = last and not score and not job.quiet
@@ -180,7 +187,8 @@ class Engine:
         except Exception as error:  # whatever it is, it must not end the engine
             batch.error = error
         else:
-            self._cost.learn(batch.inputs, time.perf_counter() - begin)
+            batch.seconds = time.perf_counter() - begin
+            self._cost.learn(batch.inputs, batch.seconds)
 
     def _came_back(self, batch: _Batch) -> None:
         """Back on the loop: keep the compute thread busy first, then hand out the results."""
@@ -222,11 +230,28 @@ class Engine:
                 self._read(batch, index, item)
         batch.lanes.clear()
         self._spare.append(batch.lanes)
+        self._count(batch, done)
         for job in self._on_done(done):
             try:
                 job.settle()
             except Exception as error:  # one caller's failure must not keep the answers of the others
                 log.error("an answer could not be delivered", exc_info=error)
+
+    def _count(self, batch: _Batch, done: list[Job]) -> None:
+        meter = self.meter
+        meter.batches.add(len(batch.items))
+        meter.computing += batch.seconds
+        now = time.perf_counter()
+        for job in done:
+            if job.quiet:
+                continue
+            if job.error is not None:
+                meter.failed += 1
+                continue
+            meter.succeeded += 1
+            meter.inputs += len(job.inputs)
+            meter.answered.add(now - job.submitted)
+        meter.last = time.time()
 
     def _read(self, batch: _Batch, index: int, item: Item[Job]) -> None:
         """Read one lane's answer into its job."""

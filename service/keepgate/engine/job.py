@@ -50,7 +50,8 @@ class Job:
     them. slot: where the state is; it may be set later, before the engine gets the job.
 
     A job ends with `reply` or `error`. `tag` is the submitter's. quiet: nothing is predicted.
-    keep_state: `state` gets the state after the inputs, as `Slots.read` returns it.
+    keep_state: `state` gets the state after the inputs, as `Slots.read` returns it. submitted: when the
+    engine got it, in seconds of `time.perf_counter`.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class Job:
         "slot",
         "start",
         "state",
+        "submitted",
         "tag",
     )
 
@@ -96,6 +98,7 @@ class Job:
         self.reply: Prediction | Scores | None = None
         self.error: RequestError | None = None
         self.settled = False
+        self.submitted = 0.0
         self._callbacks: list[Callable[[Job], None]] = []
 
     @property
