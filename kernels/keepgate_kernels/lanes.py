@@ -52,6 +52,15 @@ token, log_probability and finite are answers. finite is True at first; the tick
 logit, an output, a score or a state of the lane that is NaN or infinite, and then the others mean nothing.
 """
 
+ANSWERED = np.dtype(OPTIONS)
+"""How the token of a row is drawn: the values of `Sampling.as_record`."""
+
+_ONE_INPUT = np.zeros((), LANE)
+"""A lane with one input that predicts; slot, offset, position and options are to be set."""
+for _field in ("logits", "outputs", "top", "scores"):
+    _ONE_INPUT[_field] = ABSENT
+for _field in ("steps", "predict", "finite"):
+    _ONE_INPUT[_field] = 1
 
 BATCH = np.dtype(
     [("lanes", "<i8"), ("tokens", "<i8"), ("features", "<i8"), ("pool", "<i8"), ("inputs", "<i8")]
@@ -169,6 +178,37 @@ class Lanes:
         self._inputs += steps
         return index
 
+    def fill(
+        self,
+        slots: NDArray[np.int64],
+        inputs: NDArray[np.uint32] | NDArray[np.float32],
+        positions: NDArray[np.uint64],
+        options: NDArray[np.void],
+    ) -> None:
+        """Have one predicting lane for each of B slots, which are different; there must be no lanes yet.
+
+        slots [B]; inputs: uint32 [B] token ids below V, or finite float32 [B, K]: one for each lane;
+        positions [B]: the sessions', after the input; options: ANSWERED [B]. As `add` for each row, but that
+        it costs as little for a thousand. Raises ValueError if they do not fit.
+        """
+        count = len(slots)
+        if self._count or not 1 <= count <= min(self.max_lanes, self.max_inputs):
+            fits = 0 if self._count else min(self.max_lanes, self.max_inputs)
+            raise ValueError(f"slots: got {count}, expected 1 to {fits}")
+        store = self.batch.tokens if self.takes_tokens else self.batch.features
+        store[:count] = inputs
+        lanes = self.batch.lanes[:count]
+        lanes[:] = _ONE_INPUT
+        lanes["slot"] = slots
+        lanes["offset"] = np.arange(count)
+        lanes["position"] = positions
+        for name, _ in OPTIONS:
+            lanes[name] = options[name]
+        if not self.takes_tokens:
+            self._pool_up_to(count * self.head_size)
+            lanes["outputs"] = np.arange(0, count * self.head_size, self.head_size)
+        self._count = self._inputs = count
+
     def _pool_up_to(self, size: int) -> None:
         self._pooled = size
         pool = self.batch.pool
@@ -195,6 +235,26 @@ class Lanes:
         Looked at: logits or outputs of a predicting lane, scores of a scoring lane.
         """
         return bool(self._finite[index])
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """`is_finite` of all lanes [B]: a view."""
+        return self._finite[: self._count]
+
+    @property
+    def tokens(self) -> NDArray[np.uint32]:
+        """`token` of all lanes [B]: a view, gone with the next batch."""
+        return self._tokens[: self._count]
+
+    @property
+    def log_probabilities(self) -> NDArray[np.float32]:
+        """`log_probability` of all lanes [B]: a view, gone with the next batch."""
+        return self._log_probabilities[: self._count]
+
+    @property
+    def filled_outputs(self) -> NDArray[np.float32]:
+        """`outputs` of all lanes [B, N] of a batch that was made by `fill`: a view, gone with the next."""
+        return self.batch.pool[: self._count * self.head_size].reshape(self._count, self.head_size)
 
     def token(self, index: int) -> int:
         """The drawn token of a predicting lane."""

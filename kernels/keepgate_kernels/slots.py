@@ -89,6 +89,16 @@ class Slots:
             parts += h[index, slot, :p], c[index, slot, :n]
         return np.concatenate(parts).astype("<f4", copy=False).tobytes()
 
+    def read_many(self, slots: NDArray[np.int64]) -> list[bytes]:
+        """As `read`, for each of the slots [B]."""
+        h, c = self.state
+        parts: list[NDArray[np.float32]] = []
+        for index, (p, n) in enumerate(self._widths):
+            parts += h[index, slots, :p], c[index, slots, :n]
+        packed = np.concatenate(parts, axis=1).astype("<f4", copy=False).tobytes()
+        size = self.state_bytes
+        return [packed[first : first + size] for first in range(0, len(packed), size)]
+
     def write(self, slot: int, state: bytes) -> None:
         """Set a slot to a state that `read` returned. Raises ValueError if its size is another model's."""
         if len(state) != self.state_bytes:

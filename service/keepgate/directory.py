@@ -149,7 +149,10 @@ class Directory:
             self.keeper.check_here(session_id)
             if self.keeper.is_shared and not self.keeper.is_ending(session_id):
                 await self._claim(session_id)
-        return self.table.get(session_id, self._clock())
+        session = self.table.get(session_id, self._clock())
+        if session.bound is not None:
+            session.bound.settle()
+        return session
 
     def model_of(self, session: Session[Outcome]) -> LoadedModel:
         return self.registry.at(session.model)
@@ -160,7 +163,7 @@ class Directory:
     async def close(self, session: Session[Outcome]) -> int:
         """End a session; its last position. Raises SessionGoneError."""
         self.table.close(session.session_id, self._clock())
-        self._settle_end(session)
+        self.settle_end(session)
         if session.keeping.durability is Durability.ALWAYS and session.keeping.is_over:
             await self.keeper.stored(session.keeping)
         return session.tail
@@ -168,14 +171,21 @@ class Directory:
     def page(self, after: int, size: int, model: str) -> tuple[list[Session[Outcome]], bool, int]:
         """Sessions created after serial `after`, whether more follow, and how many match in all."""
         sessions, more = self.table.page(after, size, model, self._clock())
+        for session in sessions:
+            if session.bound is not None:
+                session.bound.settle()
         return sessions, more, self.table.total(model)
 
     def expire(self) -> int:
         """End the sessions that nobody used in time; how many."""
         expired = self.table.expire(self._clock())
         for session in expired:
-            self._settle_end(session)
+            self.settle_end(session)
         return len(expired)
+
+    def now(self) -> float:
+        """Seconds of the clock that deadlines are in."""
+        return self._clock()
 
     def check_idle(self, session: Session[Outcome]) -> None:
         """Raises SessionBusyError if work is in flight, SessionGoneError if the session is over."""
@@ -205,7 +215,7 @@ class Directory:
         if refusal is Refusal.FENCED:
             log.warning("a session was taken over by another server", session=session.session_id)
         self.table.end(session, SessionMovedError)
-        self._settle_end(session)
+        self.settle_end(session)
 
     async def _claim(self, session_id: str) -> None:
         running = self._claims.get(session_id)
@@ -247,12 +257,14 @@ class Directory:
         session.may_have_lost = True
         self._bind(session)
 
-    def _settle_end(self, session: Session[Outcome]) -> None:
+    def settle_end(self, session: Session[Outcome]) -> None:
         """If a session is over and nothing of it is in flight, give back what it has."""
         if session.ended is None:
             return
         if session.position != session.tail:
             self.keeper.ending(session.keeping)
+            if session.bound is not None:
+                session.bound.over(session)
             return
         self.residents(session.model).remove(session)
         self.keeper.over(session.keeping, session.ended)

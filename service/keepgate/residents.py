@@ -17,6 +17,7 @@ import structlog
 
 from keepgate.config import Settings
 from keepgate.engine.engine import Engine
+from keepgate.engine.frame import Frame
 from keepgate.engine.job import Job
 from keepgate.errors import (
     KeepgateError,
@@ -79,6 +80,14 @@ class Residents:
             self._jobs[session] = [job]
             self._bring(session)
 
+    def submit_frame(self, frame: Frame) -> None:
+        """Have a step of many sessions done that are ready."""
+        self._engine.submit_frame(frame)
+
+    def is_ready(self, session: Session[Any]) -> bool:
+        """Whether the session's state is in a slot of its own, and nothing is being done with it."""
+        return session.slot != NO_SLOT and not self._slots.is_shared(session.slot) and self.is_idle(session)
+
     def bring(self, session: Session[Any]) -> None:
         """Have an idle session's state in a slot soon."""
         if session.slot == NO_SLOT and session not in self._jobs:
@@ -114,6 +123,8 @@ class Residents:
         """The session is over, and nothing is in flight. Its slot is free once no replay needs it."""
         if session in self._replaying:
             return
+        if session.bound is not None:
+            session.bound.suspend(session)
         slot = session.take_free_slot()
         if slot is not None:
             self._recent.pop(session, None)
@@ -122,6 +133,8 @@ class Residents:
 
     def leave(self, session: Session[Any]) -> None:
         """Take an idle session's slot away; it comes back from its history."""
+        if session.bound is not None:
+            session.bound.suspend(session)
         slot, session.slot = session.slot, NO_SLOT
         if slot != NO_SLOT:
             del self._recent[session]
@@ -130,6 +143,8 @@ class Residents:
     def share(self, session: Session[Any], twin: Session[Any]) -> None:
         """Give `twin` the state of an idle session: the same slot, till one of them is stepped."""
         if session.slot != NO_SLOT:
+            if session.bound is not None:
+                session.bound.suspend(session)
             twin.slot = self._slots.share(session.slot)
             self._recent[twin] = None
 
@@ -313,7 +328,8 @@ class Residents:
     def _give_up_one(self) -> bool:
         """Page out the session that was used least recently, of some that are idle. Whether one was."""
         for session in list(islice(self._recent, LOOKED_AT)):
-            if self.is_idle(session):
+            spare = session.bound is None or session.bound.spares(session)
+            if spare and self.is_idle(session):
                 self._page_out(session)
                 return True
             self._recent.move_to_end(session)

@@ -22,6 +22,7 @@ from keepgate.errors import (
     KeepgateError,
     PositionMismatchError,
     RequestError,
+    SessionInUseError,
     SessionLostError,
     SessionMovedError,
     StepsExhaustedError,
@@ -94,7 +95,7 @@ class Sequences(Directory):
         """
         if owner is not None:
             self.table.check_owner(session, owner)
-        job, replayed = self._request(session, Kind.STEP, position, inputs, options)
+        job, replayed = self._request(session, Kind.STEP, position, inputs, options, owner)
         if owner is not None:
             self.table.claim(session, owner)
         return job, replayed
@@ -149,9 +150,23 @@ class Sequences(Directory):
         """A generation that nothing was drawn of, and that feeds its tokens to the entry's session."""
         return Generation(entry.start + prompt, options, lambda token: self._feed(entry, options, token))
 
+    def check_room(self, count: int) -> None:
+        """Raises StepsExhaustedError if `count` more inputs may not be pending."""
+        limit = self.settings.max_pending_steps
+        if self._pending + count > limit:
+            raise StepsExhaustedError(self._pending, count, limit)
+
+    def reserve(self, count: int) -> None:
+        """`count` more inputs are pending, till `release`."""
+        self._pending += count
+
+    def release(self, count: int) -> None:
+        """They are not any more."""
+        self._pending -= count
+
     def reserved(self, count: int) -> Reservation:
         """A context in which `count` inputs are pending. Raises StepsExhaustedError."""
-        self._check_room(count)
+        self.check_room(count)
         return Reservation(self, count)
 
     # --- the end ---
@@ -176,10 +191,11 @@ class Sequences(Directory):
         position: int | None,
         inputs: NDArray[Any],
         options: Options,
+        owner: object | None = None,
     ) -> tuple[Job, bool]:
         hashed = digest(kind, inputs, options)
         try:
-            entry, fresh = self._admit(session, position, len(inputs), hashed)
+            entry, fresh = self._admit(session, position, len(inputs), hashed, owner)
         except (PositionMismatchError, StepsLostError) as error:
             if position is None or (position > session.tail and not self._may_have_moved(session)):
                 raise
@@ -197,10 +213,17 @@ class Sequences(Directory):
         return job, False
 
     def _admit(
-        self, session: Session[Outcome], position: int | None, count: int, hashed: bytes
+        self,
+        session: Session[Outcome],
+        position: int | None,
+        count: int,
+        hashed: bytes,
+        owner: object | None = None,
     ) -> tuple[Entry[Outcome], bool]:
+        if session.bound is not None and session.bound is not owner:
+            raise SessionInUseError(session.session_id)
         if position is None or position == session.tail:  # a retry needs no room
-            self._check_room(count)
+            self.check_room(count)
             durability = session.keeping.durability
             self.keeper.check_usable(durability)
             if self.draining.is_set() and durability is not Durability.NONE:
@@ -215,11 +238,6 @@ class Sequences(Directory):
         durability = session.keeping.durability
         self.keeper.check_usable(durability)
         return durability is not Durability.NONE and self.keeper.is_shared
-
-    def _check_room(self, count: int) -> None:
-        limit = self.settings.max_pending_steps
-        if self._pending + count > limit:
-            raise StepsExhaustedError(self._pending, count, limit)
 
     def _feed(self, entry: Entry[Outcome], options: GenerationOptions, token: int) -> Job:
         """Let a generation go on: one more input. Raises as `SessionTable.extend` does."""
@@ -251,7 +269,7 @@ class Sequences(Directory):
             elif self._applied(session, entry, job):
                 settled.append(job)
             if session.ended is not None:
-                self._settle_end(session)
+                self.settle_end(session)
         for residents in self._residents.values():
             residents.serve_queue()
         return settled
@@ -273,6 +291,11 @@ class Sequences(Directory):
         keeping.write(lambda refusal: _acknowledge(session, job, refusal), at_once=True)
         return False
 
+    def lose(self, session: Session[Outcome]) -> None:
+        """The state of an open session is undefined: it ends."""
+        self.table.lose(session)
+        self.settle_end(session)
+
     def _not_brought(self, session: Session[Outcome], jobs: list[Job], error: KeepgateError) -> None:
         """A session's state could not be made: none of its jobs will be done."""
         if isinstance(error, SessionLostError):
@@ -283,7 +306,7 @@ class Sequences(Directory):
             self._pending -= len(job.inputs)
             job.error = error if isinstance(error, RequestError) else SessionLostError(session.session_id)
             job.settle()
-        self._settle_end(session)
+        self.settle_end(session)
 
 
 class Reservation:
@@ -294,10 +317,10 @@ class Reservation:
         self._count = count
 
     def __enter__(self) -> None:
-        self._sequences._pending += self._count
+        self._sequences.reserve(self._count)
 
     def __exit__(self, *_: object) -> None:
-        self._sequences._pending -= self._count
+        self._sequences.release(self._count)
 
 
 def _acknowledge(session: Session[Outcome], job: Job, refusal: Refusal | None) -> None:

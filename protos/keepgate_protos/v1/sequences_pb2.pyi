@@ -225,6 +225,98 @@ class StreamResponse(_message.Message):
     error: _status_pb2.Status
     def __init__(self, request_id: _Optional[int] = ..., session_id: _Optional[str] = ..., step: _Optional[_Union[StepResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
+class FramesRequest(_message.Message):
+    __slots__ = ("request_id", "bind", "frame", "unbind")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    BIND_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    UNBIND_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    bind: Bind
+    frame: Frame
+    unbind: Unbind
+    def __init__(self, request_id: _Optional[int] = ..., bind: _Optional[_Union[Bind, _Mapping]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., unbind: _Optional[_Union[Unbind, _Mapping]] = ...) -> None: ...
+
+class Bind(_message.Message):
+    __slots__ = ("session_ids", "sampling", "seeds")
+    SESSION_IDS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
+    session_ids: _containers.RepeatedScalarFieldContainer[str]
+    sampling: Sampling
+    seeds: bytes
+    def __init__(self, session_ids: _Optional[_Iterable[str]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seeds: _Optional[bytes] = ...) -> None: ...
+
+class Frame(_message.Message):
+    __slots__ = ("handles", "positions", "tokens", "features", "log_probabilities")
+    HANDLES_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    handles: bytes
+    positions: bytes
+    tokens: bytes
+    features: bytes
+    log_probabilities: bool
+    def __init__(self, handles: _Optional[bytes] = ..., positions: _Optional[bytes] = ..., tokens: _Optional[bytes] = ..., features: _Optional[bytes] = ..., log_probabilities: bool = ...) -> None: ...
+
+class Unbind(_message.Message):
+    __slots__ = ("handles",)
+    HANDLES_FIELD_NUMBER: _ClassVar[int]
+    handles: bytes
+    def __init__(self, handles: _Optional[bytes] = ...) -> None: ...
+
+class FramesResponse(_message.Message):
+    __slots__ = ("request_id", "bound", "frame", "unbound", "error")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    UNBOUND_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    bound: Bound
+    frame: FrameAnswer
+    unbound: Unbound
+    error: _status_pb2.Status
+    def __init__(self, request_id: _Optional[int] = ..., bound: _Optional[_Union[Bound, _Mapping]] = ..., frame: _Optional[_Union[FrameAnswer, _Mapping]] = ..., unbound: _Optional[_Union[Unbound, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class Bound(_message.Message):
+    __slots__ = ("handles", "positions", "errors")
+    HANDLES_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    handles: bytes
+    positions: bytes
+    errors: _containers.RepeatedCompositeFieldContainer[RowError]
+    def __init__(self, handles: _Optional[bytes] = ..., positions: _Optional[bytes] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ...) -> None: ...
+
+class FrameAnswer(_message.Message):
+    __slots__ = ("tokens", "log_probabilities", "outputs", "errors", "replayed")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    tokens: bytes
+    log_probabilities: bytes
+    outputs: bytes
+    errors: _containers.RepeatedCompositeFieldContainer[RowError]
+    replayed: int
+    def __init__(self, tokens: _Optional[bytes] = ..., log_probabilities: _Optional[bytes] = ..., outputs: _Optional[bytes] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ..., replayed: _Optional[int] = ...) -> None: ...
+
+class RowError(_message.Message):
+    __slots__ = ("row", "status")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    status: _status_pb2.Status
+    def __init__(self, row: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class Unbound(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GenerateRequest(_message.Message):
     __slots__ = ("session_id", "position", "prompt", "sampling", "max_tokens", "stop_tokens", "coalesce")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]

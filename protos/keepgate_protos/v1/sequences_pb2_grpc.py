@@ -49,6 +49,11 @@ class SequencesStub(object):
                 request_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.StreamRequest.SerializeToString,
                 response_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.StreamResponse.FromString,
                 _registered_method=True)
+        self.StreamFrames = channel.stream_stream(
+                '/keepgate.v1.Sequences/StreamFrames',
+                request_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.FramesRequest.SerializeToString,
+                response_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.FramesResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_stream(
                 '/keepgate.v1.Sequences/Generate',
                 request_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.GenerateRequest.SerializeToString,
@@ -121,6 +126,16 @@ class SequencesServicer(object):
         order of its requests; answers of different sessions come as they are ready. A step that fails is
         answered in-band and the stream lives on. A session belongs to the first stream that steps it until
         that stream ends; another stream's steps are refused with SESSION_IN_USE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamFrames(self, request_iterator, context):
+        """StreamFrames steps many sessions of one model at once: a message is a frame of columns, one row a
+        session. Sessions are bound first, which gives each a handle; while bound they are stepped by this call
+        alone, and other calls' steps are refused with SESSION_IN_USE. Rows are as safe to send again as steps
+        that name their position. Answers to frames come in the order in which they are complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,6 +226,11 @@ def add_SequencesServicer_to_server(servicer, server):
                     servicer.Stream,
                     request_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.StreamRequest.FromString,
                     response_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.StreamResponse.SerializeToString,
+            ),
+            'StreamFrames': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamFrames,
+                    request_deserializer=keepgate__protos_dot_v1_dot_sequences__pb2.FramesRequest.FromString,
+                    response_serializer=keepgate__protos_dot_v1_dot_sequences__pb2.FramesResponse.SerializeToString,
             ),
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
@@ -339,6 +359,33 @@ class Sequences(object):
             '/keepgate.v1.Sequences/Stream',
             keepgate__protos_dot_v1_dot_sequences__pb2.StreamRequest.SerializeToString,
             keepgate__protos_dot_v1_dot_sequences__pb2.StreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamFrames(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/keepgate.v1.Sequences/StreamFrames',
+            keepgate__protos_dot_v1_dot_sequences__pb2.FramesRequest.SerializeToString,
+            keepgate__protos_dot_v1_dot_sequences__pb2.FramesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +22,7 @@ from keepgate_kernels.spec import TokenInput
 
 from keepgate.engine.batcher import Batcher, Item
 from keepgate.engine.cost import CostModel
+from keepgate.engine.frame import Frame
 from keepgate.engine.job import Job, Prediction, Scores
 from keepgate.engine.meter import Meter
 from keepgate.errors import ComputationError, NotFiniteError
@@ -66,14 +68,16 @@ class ComputeThread:
 
 
 class _Batch:
-    """Items in the lanes that compute them. Item i is in lane i."""
+    """Items in the lanes that compute them. Item i is in lane i. Or a frame, and no items."""
 
-    __slots__ = ("error", "hidden", "inputs", "items", "lanes", "seconds")
+    __slots__ = ("error", "frame", "hidden", "inputs", "items", "lanes", "seconds", "size")
 
-    def __init__(self, items: list[Item[Job]], lanes: Lanes) -> None:
+    def __init__(self, items: list[Item[Job]], lanes: Lanes, frame: Frame | None = None) -> None:
         self.items = items
         self.lanes = lanes
-        self.inputs = sum(item.steps for item in items)
+        self.frame = frame
+        self.size = len(items) if frame is None else len(frame)
+        self.inputs = sum(item.steps for item in items) if frame is None else len(frame)
         self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
         self.error: Exception | None = None
         self.seconds = 0.0
@@ -104,8 +108,16 @@ class Engine:
         self._spare = [Lanes(network.spec, max_lanes=max_lanes, max_inputs=MAX_INPUTS) for _ in range(2)]
         self._cost = CostModel(network.flops_per_step)
         self._is_token_model = isinstance(network.spec.input, TokenInput)
+        self._frames: deque[Frame] = deque()
+        self._after_frame = False  # frames and batches of jobs take turns
         self._scheduled = False
         self._running = False
+
+    def submit_frame(self, frame: Frame) -> None:
+        """Take a frame of at most max_lanes rows. Frames are computed in their order; sessions that have one
+        here must have no job here."""
+        self._frames.append(frame)
+        self._schedule()
 
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""
@@ -130,7 +142,15 @@ class Engine:
         else:
             self._run_there(batch)
 
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._frames) or self._batcher.waiting
+
     def _gather(self) -> _Batch | None:
+        if self._frames and not (self._after_frame and self._batcher.waiting):
+            self._after_frame = True
+            return self._gather_frame(self._frames.popleft())
+        self._after_frame = False
         items = self._batcher.next()
         if not items:
             return None
@@ -158,13 +178,22 @@ class Engine:
             batch.error = error
         return batch
 
+    def _gather_frame(self, frame: Frame) -> _Batch:
+        batch = _Batch([], self._spare.pop(), frame)
+        try:
+            frame.fill(batch.lanes)
+            frame.count(self.meter, time.perf_counter())
+        except Exception as error:  # as in `_gather`
+            batch.error = error
+        return batch
+
     def _is_cheap(self, batch: _Batch) -> bool:
         return self._cost.estimate(batch.inputs) < INLINE_SECONDS
 
     def _run_here(self, batch: _Batch) -> None:
         self._compute(batch)
         self._hand_out(batch, self._collect(batch))
-        if self._batcher.waiting:
+        if self._waiting:
             self._schedule()
 
     def _run_there(self, batch: _Batch) -> None:
@@ -178,6 +207,8 @@ class Engine:
         begin = time.perf_counter()
         try:
             self._network.step(batch.lanes)
+            if batch.frame is not None:
+                batch.frame.take(self._network, batch.lanes)
             # Here, for the next batch may step the same session before this one is handed out.
             for index, (job, _, last) in enumerate(batch.items):
                 if last and job.options.wants.hidden:
@@ -205,7 +236,7 @@ class Engine:
     def _collect(self, batch: _Batch) -> list[Job]:
         """Tell the batcher; the jobs that are over, in the order of their lanes."""
         if batch.error is not None:
-            log.error("tick failed", sessions=len(batch.items), exc_info=batch.error)
+            log.error("tick failed", sessions=batch.size, exc_info=batch.error)
             return self._fail(batch.items, ComputationError)
         lanes = batch.lanes
         if lanes.all_finite:
@@ -231,15 +262,25 @@ class Engine:
         batch.lanes.clear()
         self._spare.append(batch.lanes)
         self._count(batch, done)
+        if batch.frame is not None:
+            self._hand_out_frame(batch.frame, batch.error)
         for job in self._on_done(done):
             try:
                 job.settle()
             except Exception as error:  # one caller's failure must not keep the answers of the others
                 log.error("an answer could not be delivered", exc_info=error)
 
+    def _hand_out_frame(self, frame: Frame, failure: Exception | None) -> None:
+        frame.error = failure
+        frame.count(self.meter, None)
+        try:
+            frame.done()
+        except Exception as error:  # as in `_hand_out`
+            log.error("a frame could not be delivered", exc_info=error)
+
     def _count(self, batch: _Batch, done: list[Job]) -> None:
         meter = self.meter
-        meter.batches.add(len(batch.items))
+        meter.batches.add(batch.size)
         meter.computing += batch.seconds
         now = time.perf_counter()
         for job in done:

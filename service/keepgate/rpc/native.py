@@ -15,6 +15,7 @@ from keepgate import moves
 from keepgate.errors import InvalidArgumentError
 from keepgate.rpc import convert
 from keepgate.rpc.describe import describe
+from keepgate.rpc.frames import FrameStream
 from keepgate.rpc.sessions import durability_from, session_to, state_from, ttl_from
 from keepgate.rpc.stream import StepStream
 from keepgate.sequences import Sequences
@@ -55,6 +56,9 @@ class SequencesServicer(sequences_pb2_grpc.SequencesServicer):
 
     async def Stream(self, requests: Any, context: Context) -> None:
         await StepStream(self._sequences, context).run()
+
+    async def StreamFrames(self, requests: Any, context: Context) -> None:
+        await FrameStream(self._sequences, context).run()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         session = await self._sequences.find(request.session_id)

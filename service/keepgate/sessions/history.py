@@ -121,6 +121,15 @@ class History:
         self._options = options
         self.position += len(inputs)
 
+    def append_steps(self, run: bytes, count: int, options: Options) -> None:
+        """`count` steps of one input each were applied: `run` is what `Codec.encode_steps` made of them."""
+        if options is not self._options and options != self._options:
+            size = self._codec.step_bytes
+            run = self._codec.give_options(run[:size], options) + run[size:]
+        self.segments[-1].records += run
+        self._options = options
+        self.position += count
+
     def keep_state(self, state: bytes) -> None:
         """`state` is the one at the present position: a new segment begins, and the oldest may go.
 

@@ -63,6 +63,24 @@ class Codec:
             return HEADER.pack(kind, 0, len(inputs)) + values
         return HEADER.pack(kind, OWN_OPTIONS, len(inputs)) + options.pack() + values
 
+    def encode_steps(self, inputs: NDArray[Any]) -> bytes:
+        """Records of STEP, each of one of the inputs [T], with the options of the record before."""
+        values = np.ascontiguousarray(inputs, self._type).view(np.uint8).reshape(len(inputs), -1)
+        records = np.empty((len(inputs), HEADER.size + values.shape[1]), np.uint8)
+        records[:, : HEADER.size] = np.frombuffer(HEADER.pack(Kind.STEP, 0, 1), np.uint8)
+        records[:, HEADER.size :] = values
+        return records.tobytes()
+
+    @property
+    def step_bytes(self) -> int:
+        """The size of one of these records."""
+        return HEADER.size + self._input_bytes
+
+    def give_options(self, record: bytes, options: Options) -> bytes:
+        """One of these records with options of its own."""
+        kind, _, count = HEADER.unpack_from(record)
+        return HEADER.pack(kind, OWN_OPTIONS, count) + options.pack() + record[HEADER.size :]
+
     def decode(self, start: int, run: bytes | bytearray) -> Iterator[Record]:
         """The records of a run whose first one is at `start`. Raises ValueError if it is damaged."""
         offset = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from keepgate.errors import SessionGoneError
 
@@ -22,17 +22,39 @@ class ModelKey(NamedTuple):
     version: str
 
 
+class Bound(Protocol):
+    """What steps a session as one row of many, and tells it later."""
+
+    def settle(self) -> None:
+        """Let the sessions know what became of them."""
+
+    def suspend(self, session: Session[Any]) -> None:
+        """Something else happens to the session's state now: do not count on where it is."""
+
+    def over(self, session: Session[Any]) -> None:
+        """The session has ended while steps of it are in flight: see to its end when they are done."""
+
+    def used(self, session: Session[Any]) -> float:
+        """When the session was stepped last, if ever; seconds of the table's clock."""
+
+    def spares(self, session: Session[Any]) -> bool:
+        """Whether the session can do without its slot: nothing is in flight, and it was not used since the
+        last time this was asked. Then it is settled and suspended."""
+
+
 class Session(Generic[Outcome]):
     """One sequence. `position` counts applied inputs, `tail` admitted ones; `slot` holds the state, or is
     NO_SLOT.
 
-    keeping: what makes it last, the caller's. may_have_lost: it was taken over from a server that may have
-    applied more steps than it stored. It stays so till it is moved: a client may ask for one of the last
-    steps once more, and send what followed the lost ones later.
+    bound: what steps it beside the table, if anything does; position, tail and last_used are behind till that
+    settles. keeping: what makes it last, the caller's. may_have_lost: it was taken over from a server that
+    may have applied more steps than it stored. It stays so till it is moved: a client may ask for one of the
+    last steps once more, and send what followed the lost ones later.
     """
 
     __slots__ = (
         "__weakref__",
+        "bound",
         "created",
         "ended",
         "entries",
@@ -73,11 +95,14 @@ class Session(Generic[Outcome]):
         self.entries: list[Entry[Outcome]] = []
         self.may_have_lost = False
         self.owner: object | None = None
+        self.bound: Bound | None = None
         self.ended: type[SessionGoneError] | None = None
 
     @property
     def deadline(self) -> float:
         """When the session expires if nothing comes."""
+        if self.bound is not None:
+            return max(self.last_used, self.bound.used(self)) + self.ttl
         return self.last_used + self.ttl
 
     def take_free_slot(self) -> int | None:

@@ -1,0 +1,234 @@
+"""Which sessions are bound to handles, where each of them is, and what they have not been told yet.
+
+What frames did to a session lies in a log till the session itself must know, because somebody asks for it, or
+the log is long: then the log is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from keepgate_kernels import Sampling
+from keepgate_kernels.lanes import ANSWERED
+from numpy.typing import NDArray
+
+from keepgate.errors import InvalidArgumentError
+from keepgate.models.registry import LoadedModel
+from keepgate.request import Options
+from keepgate.sessions.durability import Durability
+from keepgate.sessions.session import NO_SLOT, Session
+
+if TYPE_CHECKING:
+    from keepgate.directory import Outcome
+    from keepgate.sequences import Sequences
+
+LOG_FRAMES, LOG_BYTES = 64, 4 << 20
+"""After so much the log is settled: it takes memory, and settling it takes time."""
+SETTLE_SECONDS = 0.1
+"""How long the history of a session that is to be stored may be behind."""
+FIRST_CAPACITY = 64
+
+
+class Ledger:
+    """Sessions of one model version, each at a handle. A `Bound` of sessions. Used from the event loop.
+
+    Arrays by handle. slots: NO_SLOT where the session's state is not to be counted on; tails: the position
+    after all that is under way; flying: frames under way; bases: where the history's last segment begins;
+    last_used: the time of the last frame; touched: whether there was one since the slot was last asked for;
+    durable: whether a store is to know; drawn: how tokens are drawn; order: scratch.
+    """
+
+    def __init__(self, sequences: Sequences, model: LoadedModel) -> None:
+        self.model = model
+        self.sequences = sequences
+        self.residents = sequences.residents(model.key)
+        self.codec = self.residents.codec
+        self.sessions: list[Session[Outcome] | None] = []
+        self.options: list[Options] = []
+        self.handles: dict[Session[Outcome], int] = {}
+        self._free: list[int] = []
+        # By handle. slots: NO_SLOT where a row is an ordinary step. tails: the position after all that is
+        # under way. flying: frames under way. bases: where the history's last segment begins.
+        self.slots = np.full(FIRST_CAPACITY, NO_SLOT, np.int64)
+        self.tails = np.zeros(FIRST_CAPACITY, np.uint64)
+        self.bases = np.zeros(FIRST_CAPACITY, np.uint64)
+        self.flying = np.zeros(FIRST_CAPACITY, np.int32)
+        self.last_used = np.zeros(FIRST_CAPACITY, np.float64)
+        self.touched = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.durable = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.drawn = np.zeros(FIRST_CAPACITY, ANSWERED)
+        self.order = np.zeros(FIRST_CAPACITY, np.int64)  # scratch, to find a handle that comes twice
+        self.is_bound = np.zeros(FIRST_CAPACITY, np.bool_)
+        self.log: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
+        self.log_bytes = 0
+        self._over: set[Session[Outcome]] = set()  # ended while a frame was under way
+        self.closing = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    # --- handles ---
+
+    def bind(self, session: Session[Outcome], sampling: Sampling) -> int:
+        """A handle of a session of this model; from now on it is stepped here alone.
+
+        Raises SessionInUseError, SessionGoneError, SessionBusyError.
+        """
+        handle = self.handles.get(session)
+        if handle is None:
+            self.sequences.table.check_owner(session, self)
+            self.sequences.check_idle(session)
+            self.sequences.table.claim(session, self)
+            handle = self._new_handle()
+            self.handles[session] = handle
+            self.sessions[handle] = session
+            self.is_bound[handle] = True
+            session.bound = self
+        else:
+            self.settle()
+        self.options[handle] = Options(sampling)
+        self.drawn[handle] = sampling.as_record()
+        self.durable[handle] = session.keeping.durability is not Durability.NONE
+        self.last_used[handle] = session.last_used
+        self.promote(session, handle)
+        return handle
+
+    def unbind(self, handles: NDArray[np.uint64]) -> None:
+        """Take handles back. Raises InvalidArgumentError, SessionBusyError; then none was taken back."""
+        self.check(handles, "unbind.handles")
+        self.settle()
+        for handle in handles.tolist():
+            session = self.sessions[handle]
+            if session is not None and session.ended is None:
+                self.sequences.check_idle(session)
+        for handle in handles.tolist():
+            self._let_go(handle)
+
+    def close(self) -> None:
+        """Let go of all sessions, as soon as nothing of them is under way."""
+        self.closing = True
+        if not self.flying.any():
+            self.settle()
+            for handle in list(self.handles.values()):
+                self._let_go(handle)
+
+    def check(self, handles: NDArray[np.uint64], field: str) -> None:
+        count = len(self.sessions)
+        known = handles < count
+        if known.all():
+            known = self.is_bound[handles.astype(np.int64)]
+        if not known.all():
+            row = int(np.argmin(known))
+            raise InvalidArgumentError(f"{field}[{row}]", str(handles[row]), "a handle of a bound session")
+
+    # --- what the table and the slots ask: see `Bound` ---
+
+    def settle(self) -> None:
+        """Tell the sessions what became of them: their histories, positions and what is under way."""
+        self.write_log()
+        for handle in np.flatnonzero(self.flying).tolist():
+            session = self.sessions[handle]
+            if session is not None:
+                session.tail = session.position + int(self.flying[handle])
+
+    def suspend(self, session: Session[Any]) -> None:
+        self.settle()
+        self.slots[self.handles[session]] = NO_SLOT
+
+    def over(self, session: Session[Any]) -> None:
+        self._over.add(session)
+
+    def used(self, session: Session[Any]) -> float:
+        return float(self.last_used[self.handles[session]])
+
+    def spares(self, session: Session[Any]) -> bool:
+        handle = self.handles[session]
+        if self.touched[handle] or self.flying[handle]:
+            self.touched[handle] = False
+            return False
+        self.suspend(session)
+        return True
+
+    # --- what frames do ---
+
+    def note(self, handles: NDArray[np.int64], inputs: NDArray[Any]) -> None:
+        self.log.append((handles, inputs))
+        self.log_bytes += inputs.nbytes
+
+    def promote(self, session: Session[Outcome], handle: int) -> None:
+        """Count on the session's state from now on, if it is at rest in a slot of its own."""
+        if self.slots[handle] != NO_SLOT or session.ended is not None:
+            return
+        if session.keeping.durability is Durability.ALWAYS or not self.residents.is_ready(session):
+            return
+        self.slots[handle] = session.slot
+        self.tails[handle] = session.position
+        self.bases[handle] = session.keeping.known.segments[-1].start
+
+    def end_those_over(self) -> None:
+        self.settle()
+        for session in list(self._over):
+            if not self.flying[self.handles[session]]:
+                self._over.discard(session)
+                self.sequences.settle_end(session)
+
+    def write_log(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        log, self.log, self.log_bytes = self.log, [], 0
+        if not log:
+            return
+        handles = np.concatenate([part for part, _ in log])
+        order = np.argsort(handles, kind="stable")  # by session, and within each as they were applied
+        run = self.codec.encode_steps(np.concatenate([inputs for _, inputs in log])[order])
+        counts = np.bincount(handles, minlength=len(self.sessions))
+        size = self.codec.step_bytes
+        end = 0
+        for handle in np.flatnonzero(counts).tolist():
+            begin, count = end, int(counts[handle])
+            end += count * size
+            session = self.sessions[handle]
+            if session is None or session.keeping.history is None:
+                continue
+            session.keeping.history.append_steps(run[begin:end], count, self.options[handle])
+            session.position += count
+            session.tail = session.position + int(self.flying[handle])
+            session.last_used = float(self.last_used[handle])
+            session.entries.clear()
+            if self.durable[handle]:
+                session.keeping.write()
+
+    # --- inside ---
+
+    def _let_go(self, handle: int) -> None:
+        session = self.sessions[handle]
+        if session is None:  # the same handle twice
+            return
+        if session.ended is None:
+            session.owner = None
+        session.bound = None
+        del self.handles[session]
+        self.sessions[handle] = None
+        self.slots[handle] = NO_SLOT
+        self.is_bound[handle] = False
+        self._free.append(handle)
+
+    def _new_handle(self) -> int:
+        if self._free:
+            return self._free.pop()
+        handle = len(self.sessions)
+        self.sessions.append(None)
+        self.options.append(Options())
+        if handle == len(self.slots):
+            self._grow(2 * handle)
+        return handle
+
+    def _grow(self, capacity: int) -> None:
+        for name, old in list(vars(self).items()):
+            if not isinstance(old, np.ndarray):
+                continue
+            new = np.zeros(capacity, old.dtype)
+            new[: len(old)] = old
+            setattr(self, name, new)
+        self.slots[len(self.sessions) - 1 :] = NO_SLOT
