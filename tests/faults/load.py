@@ -19,7 +19,7 @@ from faults.history import Begun, Ended, History, Unanswered
 from faults.script import MODEL, Planned, Script
 from keepgate_protos.v1 import sequences_pb2 as pb
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds after which a request counts as never answered."""
 PAUSE = 0.1
 """Seconds before a call that failed is made again, unless the server asks for more."""

@@ -1,8 +1,8 @@
 """Frames of bound sessions, as the engine and the session table take them.
 
 What a step costs in the table and the history is paid once for a frame, in NumPy, where it can be: for rows
-whose session is at rest in a slot of its own and is asked for its next position. All other rows, such as those
-that are sent again, are ordinary steps.
+whose session is at rest in a slot of its own and is asked for its next position. All other rows, such as
+those that are sent again, are ordinary steps.
 """
 
 from __future__ import annotations
@@ -96,16 +96,14 @@ class Columns(Ledger):
         answer: Answer,
     ) -> None:
         positions = self.tails[handles]
-        self.tails[handles] = positions + np.uint64(1)
+        ends = positions + np.uint64(1)
+        self.tails[handles] = ends
         self.flying[handles] += 1
         self.touched[handles] = True
         self.last_used[handles] = self.sequences.now()
-        due = np.flatnonzero(
-            positions + np.uint64(1) - self.bases[handles]
-            >= np.uint64(self.sequences.settings.snapshot_steps)
-        )
-        kept = due[:KEPT_ROWS]
-        self.bases[handles[kept]] = positions[kept] + np.uint64(1)
+        interval = np.uint64(self.sequences.settings.snapshot_steps)
+        kept = np.flatnonzero(ends - self.bases[handles] >= interval)[:KEPT_ROWS]
+        self.bases[handles[kept]] = ends[kept]
         frame = Frame(
             self.slots[handles],
             inputs,

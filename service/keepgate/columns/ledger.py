@@ -77,15 +77,15 @@ class Ledger:
         handle = self.handles.get(session)
         if handle is None:
             self.sequences.table.check_owner(session, self)
-            self.sequences.check_idle(session)
+        self.settle()
+        self.sequences.check_idle(session)
+        if handle is None:
             self.sequences.table.claim(session, self)
             handle = self._new_handle()
             self.handles[session] = handle
             self.sessions[handle] = session
             self.is_bound[handle] = True
             session.bound = self
-        else:
-            self.settle()
         self.options[handle] = Options(sampling)
         self.drawn[handle] = sampling.as_record()
         self.durable[handle] = session.keeping.durability is not Durability.NONE
