@@ -181,7 +181,8 @@ class Columns(Ledger):
     def _step_alone(self, row: int, handle: int, position: int, inputs: NDArray[Any], answer: Answer) -> None:
         session = self.sessions[handle]
         if session is None:
-            raise RuntimeError(f"handle {handle} is bound to nothing")
+            answer.errors[row] = self.gone[handle].with_traceback(None)
+            return
         try:
             job, replayed = self.sequences.step(session, position, inputs, self.options[handle], owner=self)
         except RequestError as error:

@@ -14,7 +14,7 @@ from keepgate_kernels import Sampling
 from keepgate_kernels.lanes import ANSWERED
 from numpy.typing import NDArray
 
-from keepgate.errors import InvalidArgumentError
+from keepgate.errors import InvalidArgumentError, SessionGoneError
 from keepgate.models.registry import LoadedModel
 from keepgate.request import Options
 from keepgate.sessions.durability import Durability
@@ -48,6 +48,7 @@ class Ledger:
         self.sessions: list[Session[Outcome] | None] = []
         self.options: list[Options] = []
         self.handles: dict[Session[Outcome], int] = {}
+        self.gone: dict[int, SessionGoneError] = {}  # by the handles of sessions that have ended
         self._free: list[int] = []
         # By handle. slots: NO_SLOT where a row is an ordinary step. tails: the position after all that is
         # under way. flying: frames under way. bases: where the history's last segment begins.
@@ -109,7 +110,7 @@ class Ledger:
         self.closing = True
         if not self.flying.any():
             self.settle()
-            for handle in list(self.handles.values()):
+            for handle in range(len(self.sessions)):
                 self._let_go(handle)
 
     def check(self, handles: NDArray[np.uint64], field: str) -> None:
@@ -133,7 +134,13 @@ class Ledger:
 
     def suspend(self, session: Session[Any]) -> None:
         self.settle()
-        self.slots[self.handles[session]] = NO_SLOT
+        handle = self.handles[session]
+        self.slots[handle] = NO_SLOT
+        if session.ended is not None:  # nothing of it is in flight: keep no more of it than what to say
+            self.gone[handle] = session.ended(session.session_id)
+            session.bound = None
+            self.sessions[handle] = None
+            del self.handles[session]
 
     def over(self, session: Session[Any]) -> None:
         self._over.add(session)
@@ -202,13 +209,15 @@ class Ledger:
     # --- inside ---
 
     def _let_go(self, handle: int) -> None:
-        session = self.sessions[handle]
-        if session is None:  # the same handle twice
+        if not self.is_bound[handle]:  # the same handle twice
             return
-        if session.ended is None:
-            session.owner = None
-        session.bound = None
-        del self.handles[session]
+        session = self.sessions[handle]
+        if session is not None:
+            if session.ended is None:
+                session.owner = None
+            session.bound = None
+            del self.handles[session]
+        self.gone.pop(handle, None)
         self.sessions[handle] = None
         self.slots[handle] = NO_SLOT
         self.is_bound[handle] = False
