@@ -14,7 +14,7 @@ from support.frames import UNBOUND, OpenFrames, Row, row_of
 from support.servers import ServerProcess
 from support.wire import Failure, Wire, connect, failure, take_apart
 
-SAMPLED = {"temperature": 0.9, "top_k": 7}
+SAMPLED: dict[str, Any] = {"temperature": 0.9, "top_k": 7}
 VOCABULARY = {"letters": 30, "ids": 11}
 
 
@@ -237,7 +237,7 @@ def test_mistakes_in_a_frame(wire: Wire, change: dict[str, Any], field: str, tex
     names = [wire.open(), wire.open()]
     call = OpenFrames(wire)
     handles, _ = call.bind(names)
-    good = {
+    good: dict[str, Any] = {
         "handles": handles.tobytes(),
         "positions": bytes(16),
         "tokens": np.array([1, 2], "<u4").tobytes(),

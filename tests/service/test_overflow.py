@@ -10,6 +10,7 @@ import pytest
 from keepgate.models.format import save_model
 from keepgate_kernels import ModelSpec
 from keepgate_protos.v1 import sequences_pb2 as pb
+from support.frames import OpenFrames
 from support.random_models import feature_spec, random_tensors, token_spec
 from support.servers import ServerProcess
 from support.wire import DEADLINE, Failure, Wire, connect, failure, inputs, step, take_apart
@@ -105,3 +106,26 @@ def test_what_waits_behind_an_overflow_fails_too(wire: Wire) -> None:
     (other,) = [answer for answer in answers if answer.session_id == bystander]
     assert other.step.position == 1
     wire.close(bystander)
+
+
+@pytest.mark.parametrize("model", ["vectors", "tokens"])
+def test_rows_that_overflow_are_lost_alone(wire: Wire, model: str) -> None:
+    call = OpenFrames(wire, outputs=2 if model == "vectors" else 0)
+    lost = wire.open(model)
+    well = wire.open(model)
+    handles, _ = call.bind([lost, well])
+    inputs: list[object] = [[[1.0]], [[0.0]]] if model == "vectors" else [1, 1]
+    is_lost = False
+    for turn in range(GROWS):
+        rows = call.step(handles[:1], turn, inputs[:1]).rows
+        if rows[0].error is not None:
+            is_lost = True
+            break
+    assert is_lost
+    assert rows[0].error is not None
+    is_overflow(rows[0].error)
+    both = call.step(handles, 0, inputs).rows
+    assert [row.error.reason if row.error else "" for row in both] == ["SESSION_LOST", ""]
+    assert failure(lambda: wire.position(lost)).reason == "SESSION_LOST"
+    call.finish()
+    wire.close(well)
