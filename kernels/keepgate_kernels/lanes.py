@@ -101,6 +101,7 @@ class Lanes:
         lanes = self.batch.lanes
         self._tokens, self._log_probabilities = lanes["token"], lanes["log_probability"]
         self._finite = lanes["finite"]
+        self._one_input = np.full(max_lanes, _ONE_INPUT).view(np.uint8)
         self._count = 0
         self._inputs = 0
         self._pooled = 0
@@ -198,7 +199,8 @@ class Lanes:
         store = self.batch.tokens if self.takes_tokens else self.batch.features
         store[:count] = inputs
         lanes = self.batch.lanes[:count]
-        lanes[:] = _ONE_INPUT
+        # As bytes: NumPy copies records field by field.
+        lanes.view(np.uint8)[:] = self._one_input[: lanes.nbytes]
         lanes["slot"] = slots
         lanes["offset"] = np.arange(count)
         lanes["position"] = positions

@@ -327,12 +327,17 @@ class Residents:
 
     def _give_up_one(self) -> bool:
         """Page out the session that was used least recently, of some that are idle. Whether one was."""
-        for session in list(islice(self._recent, LOOKED_AT)):
-            spare = session.bound is None or session.bound.spares(session)
-            if spare and self.is_idle(session):
-                self._page_out(session)
-                return True
-            self._recent.move_to_end(session)
+        for _ in range(0, len(self._recent) + LOOKED_AT, LOOKED_AT):
+            any_bound = False
+            for session in list(islice(self._recent, LOOKED_AT)):
+                spare = session.bound is None or session.bound.spares(session)
+                if spare and self.is_idle(session):
+                    self._page_out(session)
+                    return True
+                any_bound |= session.bound is not None
+                self._recent.move_to_end(session)
+            if not any_bound:  # one that was only used lately is spared when it is asked again
+                return False
         return False
 
     def _page_out(self, session: Session[Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +23,7 @@ class Answer:
         self.errors: dict[int, RequestError] = {}
         self.replayed = 0
         self._parts = 1
-        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._callback: Callable[[], None] | None = None
 
     def expect(self) -> None:
         """One more part is to come."""
@@ -33,14 +32,12 @@ class Answer:
     def arrived(self) -> None:
         """A part of what was expected is here."""
         self._parts -= 1
-        if not self._parts and not self._done.done():
-            self._done.set_result(None)
+        if not self._parts and self._callback is not None:
+            self._callback()
 
-    def when_done(self, callback: Callable[[], None]) -> None:
-        """Call back on the event loop, without arguments, when all is here."""
-        self._done.add_done_callback(lambda _: callback())
-
-    async def wait(self) -> Answer:
-        """Itself, when all is here."""
-        await asyncio.shield(self._done)
-        return self
+    def when_whole(self, callback: Callable[[], None]) -> None:
+        """Call back when all is here: at once if it is."""
+        if self._parts:
+            self._callback = callback
+        else:
+            callback()

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepgate.columns.answer import Answer
-from keepgate.columns.ledger import LOG_BYTES, LOG_FRAMES, SETTLE_SECONDS, Ledger
+from keepgate.columns.ledger import SETTLE_SECONDS, Ledger, Rows
 from keepgate.directory import Outcome
 from keepgate.engine.frame import Frame
 from keepgate.engine.job import Job, Prediction
 from keepgate.errors import (
     ComputationError,
     DrainingError,
-    InvalidArgumentError,
     NotFiniteError,
     RequestError,
     StoreUnavailableError,
@@ -36,23 +35,16 @@ KEPT_ROWS = 32
 class Columns(Ledger):
     """Steps of the bound sessions, a row each."""
 
-    def step(self, named: NDArray[np.uint64], positions: NDArray[np.uint64], inputs: NDArray[Any]) -> Answer:
+    def step(self, handles: Rows, positions: NDArray[np.uint64], inputs: NDArray[Any]) -> Answer:
         """Apply one input to each of the sessions of some handles.
 
-        named [B]: the handles; positions [B]: the sessions', before the input; inputs: uint32 [B] or float32
-        [B, K], valid. Raises InvalidArgumentError if a handle comes twice or is not bound,
-        StepsExhaustedError, DrainingError; then nothing was applied.
+        handles [B]: as `rows` gave them; positions [B]: the sessions', before the input; inputs: uint32 [B]
+        or float32 [B, K], valid. Raises StepsExhaustedError, DrainingError; then nothing was applied.
         """
         sequences = self.sequences
         if sequences.draining.is_set():
             raise DrainingError
-        self.check(named, "frame.handles")
-        handles, count = named.astype(np.int64), len(named)
-        self.order[handles] = np.arange(count)
-        twice = self.order[handles] != np.arange(count)
-        if twice.any():
-            row = int(np.argmax(twice))
-            raise InvalidArgumentError(f"frame.handles[{row}]", f"{handles[row]} again", "each handle once")
+        count = len(handles)
         sequences.check_room(count)
         answer = Answer(count, 0 if self.model.vocabulary_size else self.model.spec.head.size)
         quick = (self.slots[handles] != NO_SLOT) & (self.tails[handles] == positions)
@@ -84,8 +76,12 @@ class Columns(Ledger):
         self, handles: NDArray[np.int64], rows: NDArray[np.int64] | None, inputs: NDArray[Any], answer: Answer
     ) -> None:
         """Give the engine rows of an answer (None: all) that it can compute as they are."""
-        for first in range(0, len(handles), self.sequences.settings.max_batch):
-            part = slice(first, first + self.sequences.settings.max_batch)
+        limit = self.sequences.settings.max_batch
+        if len(handles) <= limit:
+            self._fly_part(handles, slice(None) if rows is None else rows, inputs, answer)
+            return
+        for first in range(0, len(handles), limit):
+            part = slice(first, first + limit)
             self._fly_part(handles[part], part if rows is None else rows[part], inputs[part], answer)
 
     def _fly_part(
@@ -128,13 +124,10 @@ class Columns(Ledger):
         else:
             self.note(handles[well], frame.inputs[well])
             self._fail(frame, handles, well, rows, answer)
-        if frame.states:
-            self.settle()
-            for row, state in zip(frame.kept.tolist(), frame.states, strict=True):
-                session = self.sessions[handles[row]]
-                if well[row] and session is not None and session.keeping.history is not None:
-                    session.keeping.history.keep_state(state)
-        if len(self.log) >= LOG_FRAMES or self.log_bytes >= LOG_BYTES:
+        for row, state in zip(frame.kept.tolist(), frame.states, strict=False):  # none after an error
+            if well[row]:
+                self.keep(int(handles[row]), int(frame.positions[row]) + 1, state)
+        if self.log_is_long:
             self.write_log()
         elif self.timer is None and self.durable[handles].any():
             self.timer = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self.write_log)

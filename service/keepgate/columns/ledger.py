@@ -7,6 +7,7 @@ the log is long: then the log is settled.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,17 +19,23 @@ from keepgate.errors import InvalidArgumentError, SessionGoneError
 from keepgate.models.registry import LoadedModel
 from keepgate.request import Options
 from keepgate.sessions.durability import Durability
+from keepgate.sessions.history import History
 from keepgate.sessions.session import NO_SLOT, Session
 
 if TYPE_CHECKING:
     from keepgate.directory import Outcome
     from keepgate.sequences import Sequences
 
-LOG_FRAMES, LOG_BYTES = 64, 4 << 20
-"""After so much the log is settled: it takes memory, and settling it takes time."""
+LOG_STEPS, LOG_BYTES = 64, 16 << 20
+"""After so many steps of each session, or so much, the log is settled: it takes memory, and that time."""
 SETTLE_SECONDS = 0.1
 """How long the history of a session that is to be stored may be behind."""
+KNOWN_COLUMNS = 16
+"""Columns of handles that are not checked again: a client sends the same ones over and over."""
 FIRST_CAPACITY = 64
+
+Rows = NDArray[np.int64]
+"""Handles, each once."""
 
 
 class Ledger:
@@ -50,6 +57,7 @@ class Ledger:
         self.handles: dict[Session[Outcome], int] = {}
         self.gone: dict[int, SessionGoneError] = {}  # by the handles of sessions that have ended
         self._free: list[int] = []
+        self._known: dict[bytes, Rows] = {}  # columns that were checked
         # By handle. slots: NO_SLOT where a row is an ordinary step. tails: the position after all that is
         # under way. flying: frames under way. bases: where the history's last segment begins.
         self.slots = np.full(FIRST_CAPACITY, NO_SLOT, np.int64)
@@ -63,7 +71,8 @@ class Ledger:
         self.order = np.zeros(FIRST_CAPACITY, np.int64)  # scratch, to find a handle that comes twice
         self.is_bound = np.zeros(FIRST_CAPACITY, np.bool_)
         self.log: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
-        self.log_bytes = 0
+        self.log_bytes = self.log_rows = 0
+        self._kept: dict[int, list[tuple[int, bytes]]] = {}  # by handle: states by their positions
         self._over: set[Session[Outcome]] = set()  # ended while a frame was under way
         self.closing = False
         self.timer: asyncio.TimerHandle | None = None
@@ -113,6 +122,26 @@ class Ledger:
             for handle in range(len(self.sessions)):
                 self._let_go(handle)
 
+    def rows(self, column: bytes, field: str) -> Rows:
+        """The handles of a column of uint64 that are bound, and each once. Raises InvalidArgumentError."""
+        known = self._known.get(column)
+        if known is None:
+            known = self._check_once(np.frombuffer(column, "<u8"), field)
+            if len(self._known) == KNOWN_COLUMNS:
+                self._known.clear()
+            self._known[column] = known
+        return known
+
+    def _check_once(self, named: NDArray[np.uint64], field: str) -> Rows:
+        self.check(named, field)
+        handles, count = named.astype(np.int64), len(named)
+        self.order[handles] = np.arange(count)
+        twice = self.order[handles] != np.arange(count)
+        if twice.any():
+            row = int(np.argmax(twice))
+            raise InvalidArgumentError(f"{field}[{row}]", f"{handles[row]} again", "each handle once")
+        return handles
+
     def check(self, handles: NDArray[np.uint64], field: str) -> None:
         count = len(self.sessions)
         known = handles < count
@@ -159,8 +188,20 @@ class Ledger:
     # --- what frames do ---
 
     def note(self, handles: NDArray[np.int64], inputs: NDArray[Any]) -> None:
+        if not len(handles):
+            return
         self.log.append((handles, inputs))
         self.log_bytes += inputs.nbytes
+        self.log_rows += len(handles)
+
+    @property
+    def log_is_long(self) -> bool:
+        """Whether it should be settled."""
+        return self.log_rows >= LOG_STEPS * len(self.sessions) or self.log_bytes >= LOG_BYTES
+
+    def keep(self, handle: int, position: int, state: bytes) -> None:
+        """The state of a session at a position that the log has, or the history already."""
+        self._kept.setdefault(handle, []).append((position, state))
 
     def promote(self, session: Session[Outcome], handle: int) -> None:
         """Count on the session's state from now on, if it is at rest in a slot of its own."""
@@ -183,30 +224,44 @@ class Ledger:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        log, self.log, self.log_bytes = self.log, [], 0
+        log, self.log = self.log, []
+        self.log_bytes = self.log_rows = 0
         if not log:
             return
-        handles = np.concatenate([part for part, _ in log])
-        order = np.argsort(handles, kind="stable")  # by session, and within each as they were applied
-        run = self.codec.encode_steps(np.concatenate([inputs for _, inputs in log])[order])
-        counts = np.bincount(handles, minlength=len(self.sessions))
-        size = self.codec.step_bytes
-        end = 0
-        for handle in np.flatnonzero(counts).tolist():
-            begin, count = end, int(counts[handle])
-            end += count * size
-            session = self.sessions[handle]
-            if session is None or session.keeping.history is None:
-                continue
-            session.keeping.history.append_steps(run[begin:end], count, self.options[handle])
-            session.position += count
-            session.tail = session.position + int(self.flying[handle])
-            session.last_used = float(self.last_used[handle])
-            session.entries.clear()
-            if self.durable[handle]:
-                session.keeping.write()
+        for handles, inputs in _by_rows(log, len(self.sessions)):
+            steps = inputs.shape[1]
+            run = self.codec.encode_steps(inputs.reshape(-1, *inputs.shape[2:]))
+            size = steps * self.codec.step_bytes
+            for row, handle in enumerate(handles.tolist()):
+                session = self.sessions[handle]
+                if session is not None and session.keeping.history is not None:
+                    self._write(session.keeping.history, handle, run[row * size : (row + 1) * size])
+                    self._tell(session, handle, steps)
+        self._kept.clear()
 
     # --- inside ---
+
+    def _tell(self, session: Session[Outcome], handle: int, steps: int) -> None:
+        session.position += steps
+        session.tail = session.position + int(self.flying[handle])
+        session.last_used = float(self.last_used[handle])
+        session.entries.clear()
+        if self.durable[handle]:
+            session.keeping.write()
+
+    def _write(self, history: History, handle: int, run: bytes) -> None:
+        """Append steps, with the states that were kept among them."""
+        size = self.codec.step_bytes
+        begin = history.position
+        done = 0
+        for position, state in self._kept.get(handle, ()):
+            steps = position - begin
+            if done < steps <= len(run) // size:
+                history.append_steps(run[done * size : steps * size], steps - done, self.options[handle])
+                history.keep_state(state)
+                done = steps
+        if done * size < len(run):
+            history.append_steps(run[done * size :], len(run) // size - done, self.options[handle])
 
     def _let_go(self, handle: int) -> None:
         if not self.is_bound[handle]:  # the same handle twice
@@ -218,6 +273,7 @@ class Ledger:
             session.bound = None
             del self.handles[session]
         self.gone.pop(handle, None)
+        self._known.clear()
         self.sessions[handle] = None
         self.slots[handle] = NO_SLOT
         self.is_bound[handle] = False
@@ -241,3 +297,24 @@ class Ledger:
             new[: len(old)] = old
             setattr(self, name, new)
         self.slots[len(self.sessions) - 1 :] = NO_SLOT
+
+
+def _by_rows(log: list[tuple[Rows, NDArray[Any]]], count: int) -> Iterator[tuple[Rows, NDArray[Any]]]:
+    """The log as handles [B] with the inputs [B, T, ...] of each, in their order; no handle comes twice.
+
+    count: of the handles that there are.
+    """
+    same: dict[int, tuple[Rows, list[NDArray[Any]]]] = {}
+    for rows, values in log:
+        same.setdefault(id(rows), (rows, []))[1].append(values)
+    if np.bincount(np.concatenate([rows for rows, _ in same.values()]), minlength=count).max() < 2:
+        for rows, frames in same.values():  # the same rows, frame after frame
+            yield rows, np.ascontiguousarray(np.stack(frames).swapaxes(0, 1))
+        return
+    handles = np.concatenate([rows for rows, _ in log])
+    order = np.argsort(handles, kind="stable")  # by session, and within each as they were applied
+    inputs = np.concatenate([values for _, values in log])[order]
+    end = 0
+    for handle, steps in zip(*np.unique(handles, return_counts=True), strict=True):
+        begin, end = end, end + int(steps)
+        yield np.array([handle]), inputs[None, begin:end]

@@ -117,7 +117,8 @@ class Engine:
         """Take a frame of at most max_lanes rows. Frames are computed in their order; sessions that have one
         here must have no job here."""
         self._frames.append(frame)
-        self._schedule()
+        if not (self._scheduled or self._running):
+            self._tick()  # what arrived together is together already
 
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""

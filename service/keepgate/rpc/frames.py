@@ -157,12 +157,13 @@ class FrameStream:
     def _step(self, request: pb.FramesRequest) -> None:
         frame = request.frame
         columns = self._bound_columns("frame.handles")
-        handles = column(frame.handles, "<u8", None, "frame.handles")
+        column(frame.handles, "<u8", None, "frame.handles")
+        handles = columns.rows(frame.handles, "frame.handles")
         positions = column(frame.positions, "<u8", len(handles), "frame.positions")
         inputs = _inputs(frame, columns.model, len(handles))
         answer = columns.step(handles, positions, inputs)
         request_id, wanted = request.request_id, frame.log_probabilities
-        answer.when_done(lambda: self._answer(request_id, answer, wanted))
+        answer.when_whole(lambda: self._answer(request_id, answer, wanted))
 
     def _answer(self, request_id: int, answer: Answer, log_probabilities: bool) -> None:
         message = pb.FramesResponse(request_id=request_id)
