@@ -23,7 +23,17 @@ from fuzz.requests import Requests
 
 CALLS = 8
 IN_STREAM = 16
-OFTEN = {"Step": 12, "Stream": 12, "Generate": 6, "Open": 6, "Fork": 4, "Rewind": 4, "Import": 4, "Score": 4}
+OFTEN = {
+    "Step": 12,
+    "Stream": 12,
+    "StreamFrames": 8,
+    "Generate": 6,
+    "Open": 6,
+    "Fork": 4,
+    "Rewind": 4,
+    "Import": 4,
+    "Score": 4,
+}
 OFTEN |= {"Export": 3, "Describe": 2, "Close": 3}
 RARELY = frozenset(("Admin",))
 """A change of what is loaded takes milliseconds, not microseconds."""
@@ -68,7 +78,7 @@ class Calls:
         patience = dice.below(20) / 2_000 if dice.chance(4) else FOR_EVER
         method = dice.pick(RARE) if dice.below(1_000) < 4 else dice.pick(METHODS)
         if method.client_streaming:
-            requests = [self._requests.serialized(method, dice) for _ in range(dice.below(IN_STREAM + 1))]
+            requests = self._requests.of_stream(method, dice, dice.below(IN_STREAM + 1))
             self._campaign.count(method.full_name, max(1, len(requests)))
             return self._served.stream(method, requests, patience)
         request = self._requests.serialized(method, dice)

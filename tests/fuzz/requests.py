@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from fuzz.dice import Dice
 from fuzz.known import FEATURES, MODELS, VOCABULARY, WIDTHS, World
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
@@ -18,7 +19,10 @@ from support.repositories import ALPHABET
 LIMIT = 40
 """Inputs of a request, at most: see `served.LIMITS`."""
 NEARLY_ALWAYS = frozenset(
-    ("session_id", "inputs", "prompt", "model", "blob", "step", "max_tokens", "name", "target")
+    (
+        *("session_id", "session_ids", "inputs", "prompt", "model", "blob", "step", "max_tokens", "name"),
+        *("target", "kind", "bind", "frame"),
+    )
 )
 NESTED_MOST = 6
 
@@ -33,10 +37,19 @@ class Requests:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def serialized(self, method: MethodDescriptor, dice: Dice) -> bytes:
+    def of_stream(self, method: MethodDescriptor, dice: Dice, count: int) -> list[bytes]:
+        """Requests of one call. Frames are about one model, and mostly of what was bound before."""
+        if method.name != "StreamFrames":
+            return [self.serialized(method, dice) for _ in range(count)]
+        context = self._context(method, dice)
+        return [self.serialized(method, dice, context) for _ in range(count)]
+
+    def serialized(
+        self, method: MethodDescriptor, dice: Dice, context: dict[str, str] | None = None
+    ) -> bytes:
         """A request of a method as bytes, sometimes damaged: then perhaps no message at all."""
         message = GetMessageClass(method.input_type)()
-        self._fill(message, dice, self._context(method, dice))
+        self._fill(message, dice, context or self._context(method, dice))
         self._expect(message)
         data = bytes(message.SerializeToString())
         if dice.chance(2 if method.client_streaming else 10):
@@ -65,7 +78,12 @@ class Requests:
         if isinstance(message, pb.Inputs) and dice.chance(93):
             self._fill_inputs(message, dice, context["model"])
             return
+        if isinstance(message, pb.Frame) and dice.chance(93):
+            self._fill_frame(message, dice, context)
+            return
         chosen = {oneof.name: dice.pick(oneof.fields).name for oneof in message.DESCRIPTOR.oneofs}
+        if isinstance(message, pb.FramesRequest) and dice.chance(85):
+            chosen["kind"] = "frame" if dice.chance(75) else "bind"
         for field in message.DESCRIPTOR.fields:
             oneof = field.containing_oneof
             if oneof is not None and len(oneof.fields) > 1 and chosen[oneof.name] != field.name:
@@ -115,6 +133,21 @@ class Requests:
             ids = [dice.below(VOCABULARY[model]) for _ in range(count)]
             inputs.tokens.ids.extend([*ids, dice.integer(32)] if dice.chance(3) else ids)
 
+    def _fill_frame(self, frame: pb.Frame, dice: Dice, context: dict[str, str]) -> None:
+        """Rows of the handles that binds gave, or nearly: columns that fit each other."""
+        count, model = 1 + (0 if dice.chance(60) else dice.below(4)), context["model"]
+        first = 0 if dice.chance(80) else dice.below(3)
+        handles = [first + row if dice.chance(95) else dice.integer(64) for row in range(count)]
+        frame.handles = np.array(handles, "<u8").tobytes()
+        positions = [self._world.some_position(context["session"], dice) for _ in range(count)]
+        frame.positions = np.array(positions, "<u8").tobytes()
+        if model == "vectors":
+            numbers = np.array([dice.number() for _ in range(FEATURES * count)])
+            frame.features = numbers.astype("<f4").tobytes()
+        else:
+            frame.tokens = np.array([dice.below(VOCABULARY[model]) for _ in range(count)], "<u4").tobytes()
+        frame.log_probabilities = dice.chance(50)
+
     def _scalar(self, message: Message, field: FieldDescriptor, dice: Dice, context: dict[str, str]) -> Any:
         named = self._named(message, field.name, dice, context)
         if named is not None:
@@ -135,6 +168,8 @@ class Requests:
 
     def _named(self, message: Message, name: str, dice: Dice, context: dict[str, str]) -> Any:
         """A value that makes sense for a field of this name; None for names that say nothing."""
+        if name == "session_ids":
+            return context["session"] if dice.chance(80) else self._world.some_session(dice)
         if name == "session_id":
             return context["new"] if context["opens"] else context["session"]
         if name == "fork_id":

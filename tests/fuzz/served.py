@@ -8,7 +8,7 @@ import logging
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ class Served:
     async def stream(self, method: MethodDescriptor, requests: list[bytes], patience: float) -> None:
         """A call with many requests, all sent at once."""
         call = self._open(method)(timeout=DEADLINE)
-        await self._finish(method, b"", self._talk(call, requests), call, patience)
+        await self._finish(method, b"", self._talk(method, call, requests), call, patience)
 
     def check_log(self) -> None:
         """Raises FoundError if the server logged an error."""
@@ -203,23 +203,24 @@ class Served:
         async for data in call:
             pb.GenerateResponse.FromString(data)
 
-    async def _talk(self, call: Any, requests: list[bytes]) -> None:
+    async def _talk(self, method: MethodDescriptor, call: Any, requests: list[bytes]) -> None:
         with contextlib.suppress(asyncio.InvalidStateError):  # the server has ended it; reading tells why
             for request in requests:
                 await call.write(request)
             await call.done_writing()
         count = 0
         async for data in call:
-            answer = pb.StreamResponse.FromString(data)
+            answer = GetMessageClass(method.output_type)()
+            answer.ParseFromString(data)
             count += 1
-            if answer.WhichOneof("result") == "step":
+            if isinstance(answer, pb.StreamResponse) and answer.WhichOneof("result") == "step":
                 self.world.moved(answer.session_id, answer.step.position)
-                self.seen["in-band OK"] += 1
-                continue
-            code, reason = CODES[answer.error.code], _info(answer.error)
-            self.seen[f"in-band {code.name} {reason}"] += 1
-            if code in BUGS or reason in IMPOSSIBLE:
-                raise FoundError(f"in-band {code.name} {reason}: {answer.error.message}")
+            for status in _refusals(answer):
+                code, reason = CODES[status.code], _info(status)
+                self.seen[f"in-band {code.name} {reason}"] += 1
+                if code in BUGS or reason in IMPOSSIBLE:
+                    raise FoundError(f"in-band {code.name} {reason}: {status.message}")
+            self.seen[f"in-band {answer.WhichOneof('result')}"] += 1
         if count != len(requests):
             raise FoundError(f"{len(requests)} steps in a stream got {count} answers")
 
@@ -238,6 +239,15 @@ class Served:
             world.blobs.append(answer.blob)
         if isinstance(answer, pb.ListResponse) and answer.next_page_token:
             world.pages.append(answer.next_page_token)
+
+
+def _refusals(answer: Any) -> Iterator[Any]:
+    """The statuses in a stream's answer: that of all of it, or those of rows."""
+    result = answer.WhichOneof("result")
+    if result == "error":
+        yield answer.error
+    for row in getattr(getattr(answer, result), "errors", ()):
+        yield row.status
 
 
 @contextlib.asynccontextmanager
