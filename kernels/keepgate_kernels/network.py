@@ -63,6 +63,10 @@ class Network:
         self._address = address_of(self._record)
         self._workspaces = threading.local()
         self._crew = Crew(threads - 1) if threads > 1 else None
+        products = sum(math.prod(shape) for shape in spec.tensors().values() if len(shape) == 2)
+        if isinstance(spec.input, TokenInput):  # folded, or looked up
+            products -= spec.input.vocabulary_size * spec.input.embedding_size
+        self._flops_per_step = 2 * products
 
     @property
     def weight_bytes(self) -> int:
@@ -72,10 +76,7 @@ class Network:
     @property
     def flops_per_step(self) -> int:
         """Operations of one input's matrix products, two for each multiply-add; for estimates of cost."""
-        products = sum(math.prod(shape) for name, shape in self.spec.tensors().items() if len(shape) == 2)
-        if isinstance(self.spec.input, TokenInput):  # folded, or looked up
-            products -= self.spec.input.vocabulary_size * self.spec.input.embedding_size
-        return 2 * products
+        return self._flops_per_step
 
     def step(self, lanes: Lanes) -> None:
         """Apply the lanes' inputs to their slots and fill in their answers: one jitted call, no GIL.
