@@ -53,6 +53,7 @@ class Sequences(Directory):
         super().__init__(registry, settings, keeper, clock)
         self._compute = ComputeThread()
         self._pending = 0  # inputs admitted and not yet applied
+        self.callers = 0  # calls in progress that step, one by one
         self._recall = Recall(self)
         for model in registry:
             self.serve(model)
@@ -191,7 +192,7 @@ class Sequences(Directory):
             return job, True
         if not fresh:
             return _outcome(entry, Job), True
-        job = Job(inputs, entry.start, kind=kind, options=options, tag=entry)
+        job = Job(inputs, entry.start, kind=kind, options=options, tag=entry, alone=self.callers == 1)
         entry.outcome = job
         self._submit(session, job)
         return job, False

@@ -61,8 +61,10 @@ class Batcher(Generic[W]):
         room = self._max_inputs
         while self._ready and room and len(items) < self._max_lanes:
             work = self._queues[self._ready.popleft()][0]
-            steps = min(work.remaining, self._quantum, room)
-            items.append(Item(work, steps, steps == work.remaining))
+            steps = remaining = work.remaining
+            if remaining > self._quantum or remaining > room:
+                steps = min(self._quantum, room)
+            items.append(Item(work, steps, steps == remaining))
             room -= steps
         return items
 

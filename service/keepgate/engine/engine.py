@@ -1,7 +1,8 @@
 """Runs the jobs of one loaded model in batches.
 
 The first submission of a loop iteration schedules the tick behind what else that iteration has to
-do, so what arrived together is computed together and an idle server adds no wait. A cheap batch
+do, so what arrived together is computed together and an idle server adds no wait; a job of the only
+caller does not even wait for that. A cheap batch
 runs on the event loop, for a hop to a thread and back costs more; a dear one runs on the compute
 thread, without the GIL, while the next batch gathers.
 """
@@ -73,7 +74,7 @@ class _Batch:
     def __init__(self, items: list[Item[Job]], lanes: Lanes) -> None:
         self.items = items
         self.lanes = lanes
-        self.inputs = sum(item.steps for item in items)
+        self.inputs = 0
         self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
         self.error: Exception | None = None
         self.seconds = 0.0
@@ -106,12 +107,16 @@ class Engine:
         self._is_token_model = isinstance(network.spec.input, TokenInput)
         self._scheduled = False
         self._running = False
+        self._handing_out = False
 
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""
         job.submitted = time.perf_counter()
         self._batcher.add(job)
-        self._schedule()
+        if job.alone and not (self._scheduled or self._running or self._handing_out):
+            self._tick()
+        else:
+            self._schedule()
 
     def _schedule(self) -> None:
         if not self._scheduled and not self._running:
@@ -135,20 +140,23 @@ class Engine:
         if not items:
             return None
         batch = _Batch(items, self._spare.pop())
+        add, meter = batch.lanes.add, self.meter
         now = time.perf_counter()
         try:
             for job, steps, last in items:
-                if not job.offset and not job.quiet:
-                    self.meter.queued += now - job.submitted
-                end = job.offset + steps
-                score = job.kind is Kind.SCORE and not job.quiet
-                predict = last and not score and not job.quiet
-                wants = job.options.wants
-                batch.lanes.add(
+                batch.inputs += steps
+                begin, quiet = job.offset, job.quiet
+                if not begin and not quiet:
+                    meter.queued += now - job.submitted
+                end = begin + steps
+                score = job.kind is Kind.SCORE and not quiet
+                predict = last and not score and not quiet
+                sampling, wants, _ = job.options
+                add(
                     job.slot,
-                    job.inputs[job.offset : end],
+                    job.inputs if last and not begin else job.inputs[begin:end],
                     position=job.start + end,
-                    sampling=job.options.sampling,
+                    sampling=sampling,
                     predict=predict,
                     score=score,
                     top_k=wants.top_k if predict else 0,
@@ -180,9 +188,11 @@ class Engine:
             self._network.step(batch.lanes)
             # Here, for the next batch may step the same session before this one is handed out.
             for index, (job, _, last) in enumerate(batch.items):
-                if last and job.options.wants.hidden:
+                if not last:
+                    continue
+                if job.options.wants.hidden:
                     batch.hidden[index] = self._network.hidden(job.slot)
-                if last and job.keep_state:
+                if job.keep_state:
                     job.state = self._network.slots.read(job.slot)
         except Exception as error:  # whatever it is, it must not end the engine
             batch.error = error
@@ -231,11 +241,15 @@ class Engine:
         batch.lanes.clear()
         self._spare.append(batch.lanes)
         self._count(batch, done)
-        for job in self._on_done(done):
-            try:
-                job.settle()
-            except Exception as error:  # one caller's failure must not keep the answers of the others
-                log.error("an answer could not be delivered", exc_info=error)
+        self._handing_out = True
+        try:
+            for job in self._on_done(done):
+                try:
+                    job.settle()
+                except Exception as error:  # one caller's failure must not keep the answers of the others
+                    log.error("an answer could not be delivered", exc_info=error)
+        finally:
+            self._handing_out = False
 
     def _count(self, batch: _Batch, done: list[Job]) -> None:
         meter = self.meter
@@ -271,7 +285,10 @@ class Engine:
         lanes = batch.lanes
         wants = job.options.wants
         state = job.state if wants.state else None
-        reply = Prediction(job.end, hidden=batch.hidden.get(index), state=state)
+        reply = Prediction(job.end)
+        if batch.hidden:
+            reply.hidden = batch.hidden.get(index)
+        reply.state = state
         if job.quiet:
             return reply
         if not self._is_token_model:
