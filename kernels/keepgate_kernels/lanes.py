@@ -108,7 +108,7 @@ class Lanes:
         lanes = self.batch.lanes
         self._tokens, self._log_probabilities = lanes["token"], lanes["log_probability"]
         self._finite = lanes["finite"]
-        self._records = memoryview(lanes.view(np.uint8))
+        self._records = lanes.view(np.uint8).data
         self._count = 0
         self._inputs = 0
         self._pooled = 0

@@ -67,6 +67,11 @@ class Network:
         if isinstance(spec.input, TokenInput):  # folded, or looked up
             products -= spec.input.vocabulary_size * spec.input.embedding_size
         self._flops_per_step = 2 * products
+        # Of one input, alone in its pass over the weights; more of them take no longer each.
+        self._most_seconds = max(
+            self._packed.weights.nbytes / READ_BYTES_PER_SECOND,
+            self._flops_per_step / OPERATIONS_PER_SECOND[precision],
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -84,7 +89,11 @@ class Network:
         Threads may step at the same time with lanes of their own and slots that are not shared.
         """
         workspace = self._workspace()
-        if self._crew is None or self._seconds(lanes) < LEAST_SHARED_SECONDS:
+        if (
+            self._crew is None
+            or lanes.inputs * self._most_seconds < LEAST_SHARED_SECONDS
+            or self._seconds(lanes) < LEAST_SHARED_SECONDS
+        ):
             tick(self._address, lanes.address, workspace.address, len(lanes))
             return
         with self._crew.joined(workspace):

@@ -93,10 +93,11 @@ class Sequences(Directory):
         owner: the stream that the step came by; the session becomes that stream's.
         Raises the errors of `SessionTable.admit` and `claim`, StepsExhaustedError and StoreUnavailableError.
         """
-        if owner is not None:
-            self.table.check_owner(session, owner)
+        if owner is None or session.owner is owner:
+            return self._request(session, Kind.STEP, position, inputs, options)
+        self.table.check_owner(session, owner)
         job, replayed = self._request(session, Kind.STEP, position, inputs, options)
-        if owner is not None:
+        if session.ended is None:  # it may have ended by this very step
             self.table.claim(session, owner)
         return job, replayed
 
@@ -202,10 +203,11 @@ class Sequences(Directory):
     ) -> tuple[Entry[Outcome], bool]:
         if position is None or position == session.tail:  # a retry needs no room
             self._check_room(count)
-            durability = session.keeping.durability
-            self.keeper.check_usable(durability)
-            if self.draining.is_set() and durability is not Durability.NONE:
-                raise DrainingError  # it goes on at the next server, which must not wait for it to pause
+            durability = session.keeping.meta.durability
+            if durability is not Durability.NONE:
+                self.keeper.check_usable(durability)
+                if self.draining.is_set():
+                    raise DrainingError  # it goes on at the next server, which must not wait for it to pause
         return self.table.admit(session, position, count, hashed, self._clock())
 
     def _may_have_moved(self, session: Session[Outcome]) -> bool:

@@ -47,6 +47,11 @@ class Batcher(Generic[W]):
         """Whether a batch could be made now."""
         return bool(self._ready)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no work, in a batch or waiting for one."""
+        return not self._queues
+
     def add(self, work: W) -> None:
         queue = self._queues.get(work.slot)
         if queue is None:

@@ -20,6 +20,7 @@ import structlog
 from keepgate_kernels import Lanes, Network
 from keepgate_kernels.spec import TokenInput
 
+from keepgate.engine.alone import is_plain, run
 from keepgate.engine.batcher import Batcher, Item
 from keepgate.engine.cost import CostModel
 from keepgate.engine.job import Job, Prediction, Scores
@@ -112,11 +113,11 @@ class Engine:
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""
         job.submitted = time.perf_counter()
+        if job.alone and is_plain(job) and self._may_run_alone():
+            self._run_alone(job)
+            return
         self._batcher.add(job)
-        if job.alone and not (self._scheduled or self._running or self._handing_out):
-            self._tick()
-        else:
-            self._schedule()
+        self._schedule()
 
     def _schedule(self) -> None:
         if not self._scheduled and not self._running:
@@ -168,6 +169,18 @@ class Engine:
 
     def _is_cheap(self, batch: _Batch) -> bool:
         return self._cost.estimate(batch.inputs) < INLINE_SECONDS
+
+    def _may_run_alone(self) -> bool:
+        """Whether a batch of one input may run now, on the loop, and by whoever submits it."""
+        if self._handing_out or self._compute_thread.closed or not self._batcher.is_idle:
+            return False
+        return self._cost.estimate(1) < INLINE_SECONDS
+
+    def _run_alone(self, job: Job) -> None:
+        seconds = run(self._network, self._spare[-1], job)
+        self._cost.learn(1, seconds)
+        self._count(1, seconds, [job])
+        self._tell([job])
 
     def _run_here(self, batch: _Batch) -> None:
         self._compute(batch)
@@ -240,7 +253,10 @@ class Engine:
                 self._read(batch, index, item)
         batch.lanes.clear()
         self._spare.append(batch.lanes)
-        self._count(batch, done)
+        self._count(len(batch.items), batch.seconds, done)
+        self._tell(done)
+
+    def _tell(self, done: list[Job]) -> None:
         self._handing_out = True
         try:
             for job in self._on_done(done):
@@ -251,10 +267,10 @@ class Engine:
         finally:
             self._handing_out = False
 
-    def _count(self, batch: _Batch, done: list[Job]) -> None:
+    def _count(self, sessions: int, seconds: float, done: list[Job]) -> None:
         meter = self.meter
-        meter.batches.add(len(batch.items))
-        meter.computing += batch.seconds
+        meter.batches.add(sessions)
+        meter.computing += seconds
         now = time.perf_counter()
         for job in done:
             if job.quiet:

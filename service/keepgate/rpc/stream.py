@@ -52,9 +52,10 @@ class Due(NamedTuple):
                 error = job.error
         except Exception as bug:  # unanswered, this step would keep the call from ending
             error = bug
-        if error is not None:
-            refused = isinstance(error, RequestError)
-            answer.error.CopyFrom(to_status(error) if refused else internal_status(error, METHOD))
+        if isinstance(error, RequestError):
+            answer.error.CopyFrom(to_status(error))
+        elif error is not None:
+            answer.error.CopyFrom(internal_status(error, METHOD))
         return answer
 
 
@@ -139,11 +140,13 @@ class StepStream:
             session = await self._sequences.find(session_id)
             model = self._sequences.model_of(session)
             parts = step_from(step, model, self._max_inputs)
+            is_own = session.owner is self
             job, replayed = self._sequences.step(session, *parts, owner=self)
         except Exception as error:  # a refusal or a bug; an answer in any case
             due = Due(request.request_id, session_id, None, False, None, error)
         else:
-            self._owned.add(session)
+            if not is_own:
+                self._owned.add(session)
             due = Due(request.request_id, session_id, job, replayed, model)
         before = self._due.get(session_id)
         if before is not None:
