@@ -265,9 +265,10 @@ def summarise(rounds: list[list[Sample]]) -> list[dict[str, Any]]:
         row["ratio"] = median(
             s.steps_per_second / e.steps_per_second for s, e in zip(column, echoes, strict=True)
         )
-        row["server_us_ratio"] = median(
-            s.server_us / e.server_us for s, e in zip(column, echoes, strict=True)
-        )
+        for name in ("p99_us", "server_us"):
+            row[f"{name}_ratio"] = median(
+                getattr(s, name) / getattr(e, name) for s, e in zip(column, echoes, strict=True)
+            )
         rows.append(row)
     return rows
 
@@ -276,7 +277,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     table = Table(title="Round trips beside a bare gRPC echo server (medians)", title_justify="left")
     for name in ("call", "sessions", "server"):
         table.add_column(name, no_wrap=True)
-    for name in ("steps/s", "of echo", "p50 us", "p99 us", "server us", "of echo"):
+    for name in ("steps/s", "of echo", "p50 us", "p99 us", "of echo", "server us", "of echo"):
         table.add_column(name, justify="right", no_wrap=True)
     for index, row in enumerate(rows):
         last = index + 1 == len(rows) or rows[index + 1]["sessions"] != row["sessions"]
@@ -288,6 +289,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{row['ratio']:.0%}",
             f"{row['p50_us']:,.0f}",
             f"{row['p99_us']:,.0f}",
+            f"{row['p99_us_ratio']:.2f}",
             f"{row['server_us']:,.0f}",
             f"{row['server_us_ratio']:.0%}",
             end_section=last,

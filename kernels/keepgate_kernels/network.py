@@ -63,6 +63,15 @@ class Network:
         self._address = address_of(self._record)
         self._workspaces = threading.local()
         self._crew = Crew(threads - 1) if threads > 1 else None
+        products = sum(math.prod(shape) for shape in spec.tensors().values() if len(shape) == 2)
+        if isinstance(spec.input, TokenInput):  # folded, or looked up
+            products -= spec.input.vocabulary_size * spec.input.embedding_size
+        self._flops_per_step = 2 * products
+        # Of one input, alone in its pass over the weights; more of them take no longer each.
+        self._most_seconds = max(
+            self._packed.weights.nbytes / READ_BYTES_PER_SECOND,
+            self._flops_per_step / OPERATIONS_PER_SECOND[precision],
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -72,10 +81,7 @@ class Network:
     @property
     def flops_per_step(self) -> int:
         """Operations of one input's matrix products, two for each multiply-add; for estimates of cost."""
-        products = sum(math.prod(shape) for name, shape in self.spec.tensors().items() if len(shape) == 2)
-        if isinstance(self.spec.input, TokenInput):  # folded, or looked up
-            products -= self.spec.input.vocabulary_size * self.spec.input.embedding_size
-        return 2 * products
+        return self._flops_per_step
 
     def step(self, lanes: Lanes) -> None:
         """Apply the lanes' inputs to their slots and fill in their answers: one jitted call, no GIL.
@@ -83,7 +89,11 @@ class Network:
         Threads may step at the same time with lanes of their own and slots that are not shared.
         """
         workspace = self._workspace()
-        if self._crew is None or self._seconds(lanes) < LEAST_SHARED_SECONDS:
+        if (
+            self._crew is None
+            or lanes.inputs * self._most_seconds < LEAST_SHARED_SECONDS
+            or self._seconds(lanes) < LEAST_SHARED_SECONDS
+        ):
             tick(self._address, lanes.address, workspace.address, len(lanes))
             return
         with self._crew.joined(workspace):

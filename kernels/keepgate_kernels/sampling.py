@@ -19,6 +19,9 @@ from keepgate_kernels.cpu.powers import make_work
 from keepgate_kernels.cpu.vectors import WIDTH
 from keepgate_kernels.jit import entry
 
+BEYOND_FLOAT32 = 2.0**128 - 2.0**103
+"""The least number that rounds to more than float32 holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -51,8 +54,9 @@ class Sampling:
                 raise ValueError(f"{name}: got {value}, expected {expected}")
 
     def as_record(self) -> tuple[int, float, float, int]:
-        """Values in the order of OPTIONS."""
-        return self.seed, self.temperature, self.top_p, self.top_k
+        """Values in the order of OPTIONS; a temperature that float32 cannot hold is infinite."""
+        temperature = self.temperature if self.temperature < BEYOND_FLOAT32 else math.inf
+        return self.seed, temperature, self.top_p, self.top_k
 
 
 OPTIONS = [("seed", "<u8"), ("temperature", "<f4"), ("top_p", "<f4"), ("top_k", "<u4")]

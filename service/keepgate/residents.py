@@ -74,7 +74,7 @@ class Residents:
         jobs = self._jobs.get(session)
         if jobs is not None:
             jobs.append(job)
-        elif session.slot != NO_SLOT and self._own(session):
+        elif session.slot != NO_SLOT and (not self._slots.is_shared(session.slot) or self._own(session)):
             self._hand(session, job)
         else:
             self._jobs[session] = [job]
@@ -96,8 +96,9 @@ class Residents:
 
     def used(self, session: Session[Any]) -> None:
         """The session was used just now; it gives up its slot after all others."""
-        if session in self._recent:
-            self._recent.move_to_end(session)
+        recent = self._recent
+        if session in recent:
+            recent.move_to_end(session)
 
     def serve_queue(self) -> None:
         """Jobs were done, so sessions may have become idle, and slots free."""

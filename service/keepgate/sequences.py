@@ -54,6 +54,7 @@ class Sequences(Directory):
         super().__init__(registry, settings, keeper, clock)
         self._compute = ComputeThread()
         self._pending = 0  # inputs admitted and not yet applied
+        self.callers = 0  # calls in progress that step, one by one
         self._recall = Recall(self)
         for model in registry:
             self.serve(model)
@@ -93,10 +94,11 @@ class Sequences(Directory):
         owner: the stream that the step came by; the session becomes that stream's.
         Raises the errors of `SessionTable.admit` and `claim`, StepsExhaustedError and StoreUnavailableError.
         """
-        if owner is not None:
-            self.table.check_owner(session, owner)
+        if owner is None or session.owner is owner:
+            return self._request(session, Kind.STEP, position, inputs, options, owner)
+        self.table.check_owner(session, owner)
         job, replayed = self._request(session, Kind.STEP, position, inputs, options, owner)
-        if owner is not None:
+        if session.ended is None:  # it may have ended by this very step
             self.table.claim(session, owner)
         return job, replayed
 
@@ -207,7 +209,7 @@ class Sequences(Directory):
             return job, True
         if not fresh:
             return _outcome(entry, Job), True
-        job = Job(inputs, entry.start, kind=kind, options=options, tag=entry)
+        job = Job(inputs, entry.start, kind=kind, options=options, tag=entry, alone=self.callers == 1)
         entry.outcome = job
         self._submit(session, job)
         return job, False
@@ -224,10 +226,11 @@ class Sequences(Directory):
             raise SessionInUseError(session.session_id)
         if position is None or position == session.tail:  # a retry needs no room
             self.check_room(count)
-            durability = session.keeping.durability
-            self.keeper.check_usable(durability)
-            if self.draining.is_set() and durability is not Durability.NONE:
-                raise DrainingError  # it goes on at the next server, which must not wait for it to pause
+            durability = session.keeping.meta.durability
+            if durability is not Durability.NONE:
+                self.keeper.check_usable(durability)
+                if self.draining.is_set():
+                    raise DrainingError  # it goes on at the next server, which must not wait for it to pause
         return self.table.admit(session, position, count, hashed, self._clock())
 
     def _may_have_moved(self, session: Session[Outcome]) -> bool:

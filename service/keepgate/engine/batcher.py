@@ -47,6 +47,11 @@ class Batcher(Generic[W]):
         """Whether a batch could be made now."""
         return bool(self._ready)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no work, in a batch or waiting for one."""
+        return not self._queues
+
     def add(self, work: W) -> None:
         queue = self._queues.get(work.slot)
         if queue is None:
@@ -61,8 +66,10 @@ class Batcher(Generic[W]):
         room = self._max_inputs
         while self._ready and room and len(items) < self._max_lanes:
             work = self._queues[self._ready.popleft()][0]
-            steps = min(work.remaining, self._quantum, room)
-            items.append(Item(work, steps, steps == work.remaining))
+            steps = remaining = work.remaining
+            if remaining > self._quantum or remaining > room:
+                steps = min(self._quantum, room)
+            items.append(Item(work, steps, steps == remaining))
             room -= steps
         return items
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 WEIGHT = 0.2
 """Weight of the newest measurement in the moving average."""
+MOST_SURPRISE = 2.0
+"""How many times the average one measurement counts at most: one of a thread that had to wait for a core says
+little about the batch."""
 FIRST_GUESS_FLOPS = 5e9
 """Operations a second assumed until the first measurement: one core of an old laptop."""
 
@@ -28,4 +31,7 @@ class CostModel:
         key = inputs.bit_length()
         measured = seconds / inputs
         old = self._seconds.get(key)
-        self._seconds[key] = measured if old is None else old + WEIGHT * (measured - old)
+        if old is None:
+            self._seconds[key] = measured
+        else:
+            self._seconds[key] = old + WEIGHT * (min(measured, MOST_SURPRISE * old) - old)

@@ -1,7 +1,8 @@
 """Runs the jobs of one loaded model in batches.
 
 The first submission of a loop iteration schedules the tick behind what else that iteration has to
-do, so what arrived together is computed together and an idle server adds no wait. A cheap batch
+do, so what arrived together is computed together and an idle server adds no wait; a job of the only
+caller does not even wait for that. A cheap batch
 runs on the event loop, for a hop to a thread and back costs more; a dear one runs on the compute
 thread, without the GIL, while the next batch gathers.
 """
@@ -20,6 +21,7 @@ import structlog
 from keepgate_kernels import Lanes, Network
 from keepgate_kernels.spec import TokenInput
 
+from keepgate.engine.alone import is_plain, run
 from keepgate.engine.batcher import Batcher, Item
 from keepgate.engine.cost import CostModel
 from keepgate.engine.frame import Frame
@@ -77,7 +79,7 @@ class _Batch:
         self.lanes = lanes
         self.frame = frame
         self.size = len(items) if frame is None else len(frame)
-        self.inputs = sum(item.steps for item in items) if frame is None else len(frame)
+        self.inputs = 0 if frame is None else len(frame)
         self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
         self.error: Exception | None = None
         self.seconds = 0.0
@@ -112,17 +114,23 @@ class Engine:
         self._after_frame = False  # frames and batches of jobs take turns
         self._scheduled = False
         self._running = False
+        self._handing_out = False
 
     def submit_frame(self, frame: Frame) -> None:
         """Take a frame of at most max_lanes rows. Frames are computed in their order; sessions that have one
         here must have no job here."""
         self._frames.append(frame)
-        if not (self._scheduled or self._running):
+        if self._handing_out:
+            self._schedule()
+        elif not (self._scheduled or self._running):
             self._tick()  # what arrived together is together already
 
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""
         job.submitted = time.perf_counter()
+        if job.alone and is_plain(job) and self._may_run_alone():
+            self._run_alone(job)
+            return
         self._batcher.add(job)
         self._schedule()
 
@@ -156,20 +164,23 @@ class Engine:
         if not items:
             return None
         batch = _Batch(items, self._spare.pop())
+        add, meter = batch.lanes.add, self.meter
         now = time.perf_counter()
         try:
             for job, steps, last in items:
-                if not job.offset and not job.quiet:
-                    self.meter.queued += now - job.submitted
-                end = job.offset + steps
-                score = job.kind is Kind.SCORE and not job.quiet
-                predict = last and not score and not job.quiet
-                wants = job.options.wants
-                batch.lanes.add(
+                batch.inputs += steps
+                begin, quiet = job.offset, job.quiet
+                if not begin and not quiet:
+                    meter.queued += now - job.submitted
+                end = begin + steps
+                score = job.kind is Kind.SCORE and not quiet
+                predict = last and not score and not quiet
+                sampling, wants, _ = job.options
+                add(
                     job.slot,
-                    job.inputs[job.offset : end],
+                    job.inputs if last and not begin else job.inputs[begin:end],
                     position=job.start + end,
-                    sampling=job.options.sampling,
+                    sampling=sampling,
                     predict=predict,
                     score=score,
                     top_k=wants.top_k if predict else 0,
@@ -190,6 +201,18 @@ class Engine:
 
     def _is_cheap(self, batch: _Batch) -> bool:
         return self._cost.estimate(batch.inputs) < INLINE_SECONDS
+
+    def _may_run_alone(self) -> bool:
+        """Whether a batch of one input may run now, on the loop, and by whoever submits it."""
+        if self._handing_out or self._compute_thread.closed or not self._batcher.is_idle:
+            return False
+        return self._cost.estimate(1) < INLINE_SECONDS
+
+    def _run_alone(self, job: Job) -> None:
+        seconds = run(self._network, self._spare[-1], job)
+        self._cost.learn(1, seconds)
+        self._count(1, seconds, [job])
+        self._tell([job])
 
     def _run_here(self, batch: _Batch) -> None:
         self._compute(batch)
@@ -212,9 +235,11 @@ class Engine:
                 batch.frame.take(self._network, batch.lanes)
             # Here, for the next batch may step the same session before this one is handed out.
             for index, (job, _, last) in enumerate(batch.items):
-                if last and job.options.wants.hidden:
+                if not last:
+                    continue
+                if job.options.wants.hidden:
                     batch.hidden[index] = self._network.hidden(job.slot)
-                if last and job.keep_state:
+                if job.keep_state:
                     job.state = self._network.slots.read(job.slot)
         except Exception as error:  # whatever it is, it must not end the engine
             batch.error = error
@@ -262,27 +287,37 @@ class Engine:
                 self._read(batch, index, item)
         batch.lanes.clear()
         self._spare.append(batch.lanes)
-        self._count(batch, done)
+        self._count(batch.size, batch.seconds, done)
         if batch.frame is not None:
             self._hand_out_frame(batch.frame, batch.error)
-        for job in self._on_done(done):
-            try:
-                job.settle()
-            except Exception as error:  # one caller's failure must not keep the answers of the others
-                log.error("an answer could not be delivered", exc_info=error)
+        self._tell(done)
 
     def _hand_out_frame(self, frame: Frame, failure: Exception | None) -> None:
         frame.error = failure
         frame.count(self.meter, None)
+        self._handing_out = True
         try:
             frame.done()
-        except Exception as error:  # as in `_hand_out`
+        except Exception as error:  # as in `_tell`
             log.error("a frame could not be delivered", exc_info=error)
+        finally:
+            self._handing_out = False
 
-    def _count(self, batch: _Batch, done: list[Job]) -> None:
+    def _tell(self, done: list[Job]) -> None:
+        self._handing_out = True
+        try:
+            for job in self._on_done(done):
+                try:
+                    job.settle()
+                except Exception as error:  # one caller's failure must not keep the answers of the others
+                    log.error("an answer could not be delivered", exc_info=error)
+        finally:
+            self._handing_out = False
+
+    def _count(self, sessions: int, seconds: float, done: list[Job]) -> None:
         meter = self.meter
-        meter.batches.add(batch.size)
-        meter.computing += batch.seconds
+        meter.batches.add(sessions)
+        meter.computing += seconds
         now = time.perf_counter()
         for job in done:
             if job.quiet:
@@ -313,7 +348,10 @@ class Engine:
         lanes = batch.lanes
         wants = job.options.wants
         state = job.state if wants.state else None
-        reply = Prediction(job.end, hidden=batch.hidden.get(index), state=state)
+        reply = Prediction(job.end)
+        if batch.hidden:
+            reply.hidden = batch.hidden.get(index)
+        reply.state = state
         if job.quiet:
             return reply
         if not self._is_token_model:

@@ -51,11 +51,13 @@ class Job:
 
     A job ends with `reply` or `error`. `tag` is the submitter's. quiet: nothing is predicted.
     keep_state: `state` gets the state after the inputs, as `Slots.read` returns it. submitted: when the
-    engine got it, in seconds of `time.perf_counter`.
+    engine got it, in seconds of `time.perf_counter`. alone: nothing else may be on its way, so that there is
+    nothing to wait for.
     """
 
     __slots__ = (
         "_callbacks",
+        "alone",
         "error",
         "inputs",
         "keep_state",
@@ -83,6 +85,7 @@ class Job:
         slot: int = -1,
         quiet: bool = False,
         tag: Any = None,
+        alone: bool = False,
     ) -> None:
         self.slot = slot
         self.inputs = inputs
@@ -91,6 +94,7 @@ class Job:
         self.options = options
         self.quiet = quiet
         self.tag = tag
+        self.alone = alone
         self.offset = 0
         self.keep_state = options.wants.state
         self.state: bytes | None = None
@@ -124,9 +128,10 @@ class Job:
         The engine sets `reply` or `error` first.
         """
         self.settled = True
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback(self)
+        if self._callbacks:
+            callbacks, self._callbacks = self._callbacks, []
+            for callback in callbacks:
+                callback(self)
 
     async def wait(self) -> Prediction | Scores:
         """The reply. Cancelling the wait leaves the job as it is. Raises the job's error."""

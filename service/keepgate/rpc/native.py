@@ -48,11 +48,17 @@ class SequencesServicer(sequences_pb2_grpc.SequencesServicer):
         return pb.OpenResponse(session=session_to(session))
 
     async def Step(self, request: pb.StepRequest, context: Context) -> pb.StepResponse:
-        session = await self._sequences.find(request.session_id)
-        model = self._sequences.model_of(session)
-        step = convert.step_from(request, model, self._max_inputs)
-        job, replayed = self._sequences.step(session, *step)
-        return convert.step_to(await job.wait(), replayed, model)
+        sequences = self._sequences
+        sequences.callers += 1
+        try:
+            session = await sequences.find(request.session_id)
+            model = sequences.model_of(session)
+            step = convert.step_from(request, model, self._max_inputs)
+            job, replayed = sequences.step(session, *step)
+            reply = job.reply if job.settled else None
+            return convert.step_to(reply or await job.wait(), replayed, model)
+        finally:
+            sequences.callers -= 1
 
     async def Stream(self, requests: Any, context: Context) -> None:
         await StepStream(self._sequences, context).run()

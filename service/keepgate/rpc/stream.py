@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
+from typing import NamedTuple
 
 import grpc
 from keepgate_protos.v1 import sequences_pb2 as pb
@@ -17,13 +18,45 @@ from keepgate.directory import Outcome
 from keepgate.engine.job import Job
 from keepgate.errors import DrainingError, InvalidArgumentError, RequestError
 from keepgate.models.registry import LoadedModel
-from keepgate.rpc.convert import step_from, step_to
+from keepgate.rpc.convert import fill_step, step_from
 from keepgate.rpc.decode import well_formed
 from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Sequences
 from keepgate.sessions.session import Session
 
 METHOD = "/keepgate.v1.Sequences/Stream"
+
+
+class Due(NamedTuple):
+    """A step that was read: its answer is complete once `job` is settled, or if there is an `error`."""
+
+    request_id: int
+    session_id: str
+    job: Job | None
+    replayed: bool
+    model: LoadedModel | None
+    error: Exception | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        return self.job is None or self.job.settled
+
+    def answer(self) -> pb.StreamResponse:
+        """Made when it is complete, and in place: protobuf copies what is put into a message."""
+        answer = pb.StreamResponse(request_id=self.request_id, session_id=self.session_id)
+        error, job = self.error, self.job
+        try:
+            if job is not None and self.model is not None:
+                if job.reply is not None:
+                    fill_step(answer.step, job.reply, self.replayed, self.model)
+                error = job.error
+        except Exception as bug:  # unanswered, this step would keep the call from ending
+            error = bug
+        if isinstance(error, RequestError):
+            answer.error.CopyFrom(to_status(error))
+        elif error is not None:
+            answer.error.CopyFrom(internal_status(error, METHOD))
+        return answer
 
 
 class StepStream:
@@ -34,14 +67,16 @@ class StepStream:
     ) -> None:
         self._sequences = sequences
         self._context = context
+        self._loop = asyncio.get_running_loop()
         self._limit = sequences.settings.max_stream_pending
+        self._max_inputs = sequences.settings.max_inputs_per_request
         # Weak: a stream may live for long, and must not keep the sessions that ended meanwhile.
         self._owned: weakref.WeakSet[Session[Outcome]] = weakref.WeakSet()
-        # Answers that are due, by session; those at the front may be complete.
-        self._due: dict[str, deque[pb.StreamResponse]] = {}
+        # Answers that are due, by session, the first of them not complete.
+        self._due: dict[str, deque[Due]] = {}
         self._ready: deque[pb.StreamResponse] = deque()
         self._unwritten = 0
-        self._wake = asyncio.Event()
+        self._idle: asyncio.Future[None] | None = None  # the writer's, while it has nothing to write
         self._room = asyncio.Event()
 
     async def run(self) -> None:
@@ -52,21 +87,24 @@ class StepStream:
         """
         reader = asyncio.ensure_future(self._read())
         drain = asyncio.ensure_future(self._sequences.draining.wait())
-        reader.add_done_callback(lambda _: self._wake.set())
+        reader.add_done_callback(lambda _: self._wake())
         drain.add_done_callback(lambda _: reader.cancel())
+        self._sequences.callers += 1
         try:
             await self._write(reader)
             if reader.cancelled():
                 raise DrainingError
             reader.result()
         finally:
+            self._sequences.callers -= 1
             reader.cancel()
             drain.cancel()
             for session in self._owned:
                 session.owner = None
 
     async def _read(self) -> None:
-        while isinstance(request := well_formed(await self._context.read()), pb.StreamRequest):  # else EOF
+        read = self._context.read
+        while isinstance(request := well_formed(await read()), pb.StreamRequest):  # else EOF
             while self._unwritten >= self._limit:
                 self._room.clear()
                 await self._room.wait()
@@ -74,54 +112,61 @@ class StepStream:
             await self._take(request)
 
     async def _write(self, reader: asyncio.Future[None]) -> None:
+        ready, write = self._ready, self._context.write
         while True:
-            while self._ready:
-                await self._context.write(self._ready.popleft())
+            while ready:
+                await write(ready.popleft())
                 self._unwritten -= 1
-                self._room.set()
+                if self._unwritten == self._limit - 1:
+                    self._room.set()
             if reader.done() and not self._unwritten:
                 return
-            await self._wake.wait()
-            self._wake.clear()
+            self._idle = self._loop.create_future()
+            await self._idle
+
+    def _wake(self) -> None:
+        """Have the writer look."""
+        idle, self._idle = self._idle, None
+        if idle is not None and not idle.done():
+            idle.set_result(None)
 
     async def _take(self, request: pb.StreamRequest) -> None:
         """Submit one step; its answer is due after those of the same session before it."""
         step = request.step
-        answer = pb.StreamResponse(request_id=request.request_id, session_id=step.session_id)
-        self._due.setdefault(step.session_id, deque()).append(answer)
+        session_id = step.session_id
         try:
             if not request.HasField("step"):
                 raise InvalidArgumentError("step", "nothing", "a step")
-            session = await self._sequences.find(step.session_id)
+            session = await self._sequences.find(session_id)
             model = self._sequences.model_of(session)
-            parts = step_from(step, model, self._sequences.settings.max_inputs_per_request)
+            parts = step_from(step, model, self._max_inputs)
+            is_own = session.owner is self
             job, replayed = self._sequences.step(session, *parts, owner=self)
-        except RequestError as error:
-            answer.error.CopyFrom(to_status(error))
-            self._flush(step.session_id)
+        except Exception as error:  # a refusal or a bug; an answer in any case
+            due = Due(request.request_id, session_id, None, False, None, error)
+        else:
+            if not is_own:
+                self._owned.add(session)
+            due = Due(request.request_id, session_id, job, replayed, model)
+        before = self._due.get(session_id)
+        if before is not None:
+            before.append(due)
+        elif due.is_complete:
+            self._ready.append(due.answer())
+            self._wake()
             return
-        except Exception as error:  # a bug; unanswered, this step would keep the call from ending
-            answer.error.CopyFrom(internal_status(error, METHOD))
-            self._flush(step.session_id)
-            return
-        self._owned.add(session)
-        job.when_done(lambda job: self._answer(answer, job, replayed, model))
-
-    def _answer(self, answer: pb.StreamResponse, job: Job, replayed: bool, model: LoadedModel) -> None:
-        try:
-            if job.reply is not None:
-                answer.step.CopyFrom(step_to(job.reply, replayed, model))
-            elif job.error is not None:
-                answer.error.CopyFrom(to_status(job.error))
-        except Exception as error:  # as in `_take`
-            answer.error.CopyFrom(internal_status(error, METHOD))
-        self._flush(answer.session_id)
+        else:
+            self._due[session_id] = deque((due,))
+        if due.job is not None:
+            due.job.when_done(lambda _: self._flush(session_id))
 
     def _flush(self, session_id: str) -> None:
         """Move the answers of a session that are complete, up to the first that is not."""
-        due = self._due[session_id]
-        while due and due[0].WhichOneof("result") is not None:
-            self._ready.append(due.popleft())
+        due = self._due.get(session_id)
+        if due is None:
+            return
+        while due and due[0].is_complete:
+            self._ready.append(due.popleft().answer())
         if not due:
             del self._due[session_id]
-        self._wake.set()
+        self._wake()

@@ -58,7 +58,9 @@ class Codec:
 
     def encode(self, kind: Kind, inputs: NDArray[Any], options: Options | None) -> bytes:
         """options None: those of the record before."""
-        values = np.ascontiguousarray(inputs, self._type).tobytes()
+        if inputs.dtype is not self._type:  # NumPy has one object for each of the usual types
+            inputs = np.asarray(inputs, self._type)
+        values = inputs.tobytes()
         if options is None:
             return HEADER.pack(kind, 0, len(inputs)) + values
         return HEADER.pack(kind, OWN_OPTIONS, len(inputs)) + options.pack() + values
