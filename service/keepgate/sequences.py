@@ -21,6 +21,7 @@ from keepgate.errors import (
     DrainingError,
     KeepgateError,
     PositionMismatchError,
+    QueueTimeoutError,
     RequestError,
     SessionLostError,
     SessionMovedError,
@@ -86,15 +87,16 @@ class Sequences(Directory):
         options: Options = NO_OPTIONS,
         *,
         owner: object | None = None,
+        deadline: float = 0.0,
     ) -> tuple[Job, bool]:
         """Apply inputs. Returns the job and whether it was admitted before.
 
-        owner: the stream that the step came by; the session becomes that stream's.
+        owner: the stream that the step came by; the session becomes that stream's. deadline: the job's.
         Raises the errors of `SessionTable.admit` and `claim`, StepsExhaustedError and StoreUnavailableError.
         """
         if owner is not None:
             self.table.check_owner(session, owner)
-        job, replayed = self._request(session, Kind.STEP, position, inputs, options)
+        job, replayed = self._request(session, Kind.STEP, position, inputs, options, deadline)
         if owner is not None:
             self.table.claim(session, owner)
         return job, replayed
@@ -176,6 +178,7 @@ class Sequences(Directory):
         position: int | None,
         inputs: NDArray[Any],
         options: Options,
+        deadline: float = 0.0,
     ) -> tuple[Job, bool]:
         hashed = digest(kind, inputs, options)
         try:
@@ -191,7 +194,7 @@ class Sequences(Directory):
             return job, True
         if not fresh:
             return _outcome(entry, Job), True
-        job = Job(inputs, entry.start, kind=kind, options=options, tag=entry)
+        job = Job(inputs, entry.start, kind=kind, options=options, tag=entry, deadline=deadline)
         entry.outcome = job
         self._submit(session, job)
         return job, False
@@ -245,7 +248,10 @@ class Sequences(Directory):
             job.tag = None  # the entry refers to the job: no cycle for each step
             self._pending -= len(job.inputs)
             session = entry.session
-            if job.error is not None:
+            if isinstance(job.error, QueueTimeoutError):
+                self.table.retract(session)  # it was never begun, nor was what came behind it
+                settled.append(job)
+            elif job.error is not None:
                 self.table.lose(session)
                 settled.append(job)
             elif self._applied(session, entry, job):

@@ -23,7 +23,7 @@ from keepgate.engine.batcher import Batcher, Item
 from keepgate.engine.cost import CostModel
 from keepgate.engine.job import Job, Prediction, Scores
 from keepgate.engine.meter import Meter
-from keepgate.errors import ComputationError, NotFiniteError
+from keepgate.errors import ComputationError, NotFiniteError, QueueTimeoutError
 from keepgate.request import Kind
 
 QUANTUM = 32
@@ -106,10 +106,12 @@ class Engine:
         self._is_token_model = isinstance(network.spec.input, TokenInput)
         self._scheduled = False
         self._running = False
+        self._has_deadlines = False  # once a job with one came: till then nobody looks for them
 
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""
         job.submitted = time.perf_counter()
+        self._has_deadlines |= job.deadline > 0
         self._batcher.add(job)
         self._schedule()
 
@@ -120,7 +122,7 @@ class Engine:
 
     def _tick(self) -> None:
         self._scheduled = False
-        if self._compute_thread.closed:
+        if self._compute_thread.closed or self._running:  # what comes back from the thread gathers again
             return
         batch = self._gather()
         if batch is None:
@@ -132,6 +134,8 @@ class Engine:
 
     def _gather(self) -> _Batch | None:
         items = self._batcher.next()
+        while self._has_deadlines and items and not (items := self._in_time(items)):
+            items = self._batcher.next()
         if not items:
             return None
         batch = _Batch(items, self._spare.pop())
@@ -157,6 +161,19 @@ class Engine:
         except Exception as error:  # whatever it is, it must not end the engine
             batch.error = error
         return batch
+
+    def _in_time(self, items: list[Item[Job]]) -> list[Item[Job]]:
+        """The items without those that waited too long to begin. These end, with what waits behind them: of a
+        session either all is applied in order, or nothing."""
+        now = time.perf_counter()
+        late = [item for item in items if 0 < item.work.deadline < now and not item.work.offset]
+        if not late:
+            return items
+        dropped = self._fail(late, QueueTimeoutError)
+        self.meter.failed += len(dropped)
+        self._tell(dropped)
+        gone = {id(item) for item in late}
+        return [item for item in items if id(item) not in gone]
 
     def _is_cheap(self, batch: _Batch) -> bool:
         return self._cost.estimate(batch.inputs) < INLINE_SECONDS
@@ -216,7 +233,9 @@ class Engine:
             (kept if lanes.is_finite(index) else lost).append(item)
         return self._batcher.finish(kept) + self._fail(lost, NotFiniteError)
 
-    def _fail(self, items: list[Item[Job]], kind: type[ComputationError | NotFiniteError]) -> list[Job]:
+    def _fail(
+        self, items: list[Item[Job]], kind: type[ComputationError | NotFiniteError | QueueTimeoutError]
+    ) -> list[Job]:
         """End all work of the items' sessions, what waits behind them included; the jobs."""
         jobs = [job for item in items for job in self._batcher.drop(item.work.slot)]
         for job in jobs:
@@ -231,6 +250,10 @@ class Engine:
         batch.lanes.clear()
         self._spare.append(batch.lanes)
         self._count(batch, done)
+        self._tell(done)
+
+    def _tell(self, done: list[Job]) -> None:
+        """Tell those who wait for jobs that are over."""
         for job in self._on_done(done):
             try:
                 job.settle()

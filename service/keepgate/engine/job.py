@@ -51,11 +51,13 @@ class Job:
 
     A job ends with `reply` or `error`. `tag` is the submitter's. quiet: nothing is predicted.
     keep_state: `state` gets the state after the inputs, as `Slots.read` returns it. submitted: when the
-    engine got it, in seconds of `time.perf_counter`.
+    engine got it, in seconds of `time.perf_counter`. deadline: by then its first batch must have begun, or
+    it is not done at all, in the same seconds; 0 is never.
     """
 
     __slots__ = (
         "_callbacks",
+        "deadline",
         "error",
         "inputs",
         "keep_state",
@@ -83,6 +85,7 @@ class Job:
         slot: int = -1,
         quiet: bool = False,
         tag: Any = None,
+        deadline: float = 0.0,
     ) -> None:
         self.slot = slot
         self.inputs = inputs
@@ -91,6 +94,7 @@ class Job:
         self.options = options
         self.quiet = quiet
         self.tag = tag
+        self.deadline = deadline
         self.offset = 0
         self.keep_state = options.wants.state
         self.state: bytes | None = None
