@@ -28,10 +28,12 @@ from keepgate.models.registry import load_repository
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
+from keepgate.rpc.oip.servicer import InferenceServicer
 from keepgate.sequences import Sequences
 from keepgate.sessions.stores import spill_store
 from keepgate.sessions.stores.sqlite import SqliteStore
 from keepgate.swap import Swap, make_ready
+from keepgate_protos.oip import grpc_service_pb2, grpc_service_pb2_grpc
 from keepgate_protos.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -44,7 +46,12 @@ from keepgate_protos.v1 import sequences_pb2 as pb
 
 SERVICES = [
     file.DESCRIPTOR.services_by_name[name]
-    for file, name in ((sequences_pb2, "Sequences"), (models_pb2, "Models"), (admin_pb2, "Admin"))
+    for file, name in (
+        (sequences_pb2, "Sequences"),
+        (models_pb2, "Models"),
+        (admin_pb2, "Admin"),
+        (grpc_service_pb2, "GRPCInferenceService"),
+    )
 ]
 LIMITS: dict[str, Any] = {
     "max_sessions": 6,
@@ -71,6 +78,8 @@ BUGS = frozenset(
 )
 IMPOSSIBLE = frozenset(("SESSION_MOVED", "SESSION_ELSEWHERE", "SESSION_MODEL", "STEPS_LOST", "INTERNAL"))
 """Reasons that one server whose store works never gives."""
+MEANT = frozenset(("UNSUPPORTED", "QUEUE_TIMEOUT"))
+"""Reasons that look like a bug's by their status, and are none."""
 WRITE_CUT = "Internal error from Core"
 """What grpc.aio's client says of a stream that the server ended while the client wrote, as after a request
 that does not parse: it makes that status up, and the server's is lost."""
@@ -116,7 +125,7 @@ class Served:
     async def stream(self, method: MethodDescriptor, requests: list[bytes], patience: float) -> None:
         """A call with many requests, all sent at once."""
         call = self._open(method)(timeout=DEADLINE)
-        await self._finish(method, b"", self._talk(call, requests), call, patience)
+        await self._finish(method, b"", self._talk(method, call, requests), call, patience)
 
     def check_log(self) -> None:
         """Raises FoundError if the server logged an error."""
@@ -186,7 +195,7 @@ class Served:
                 self.seen[f"{name} ended while the client wrote"] += 1
                 return
             self.seen[f"{error.code().name} {reason}"] += 1
-            if error.code() in BUGS or reason in IMPOSSIBLE:
+            if (error.code() in BUGS and reason not in MEANT) or reason in IMPOSSIBLE:
                 raise FoundError(
                     f"{name} of {request!r}: {error.code().name} {reason}: {error.details()}"
                 ) from error
@@ -203,15 +212,18 @@ class Served:
         async for data in call:
             pb.GenerateResponse.FromString(data)
 
-    async def _talk(self, call: Any, requests: list[bytes]) -> None:
+    async def _talk(self, method: MethodDescriptor, call: Any, requests: list[bytes]) -> None:
         with contextlib.suppress(asyncio.InvalidStateError):  # the server has ended it; reading tells why
             for request in requests:
                 await call.write(request)
             await call.done_writing()
         count = 0
         async for data in call:
-            answer = pb.StreamResponse.FromString(data)
             count += 1
+            if method.name == "ModelStreamInfer":
+                self._look_at(grpc_service_pb2.ModelStreamInferResponse.FromString(data))
+                continue
+            answer = pb.StreamResponse.FromString(data)
             if answer.WhichOneof("result") == "step":
                 self.world.moved(answer.session_id, answer.step.position)
                 self.seen["in-band OK"] += 1
@@ -222,6 +234,13 @@ class Served:
                 raise FoundError(f"in-band {code.name} {reason}: {answer.error.message}")
         if count != len(requests):
             raise FoundError(f"{len(requests)} steps in a stream got {count} answers")
+
+    def _look_at(self, answer: grpc_service_pb2.ModelStreamInferResponse) -> None:
+        """An answer of the other protocol's stream. Raises FoundError."""
+        reason = answer.infer_response.parameters["keepgate_reason"].string_param
+        self.seen[f"in-band {reason or 'OK'} of inference"] += 1
+        if bool(answer.error_message) != bool(reason) or reason in IMPOSSIBLE:
+            raise FoundError(f"in-band of inference: {reason}: {answer.error_message}")
 
     def _learn(self, method: MethodDescriptor, request: bytes, answer: Message) -> None:
         world = self.world
@@ -258,6 +277,9 @@ async def serve(seen: Counter[str]) -> AsyncIterator[Served]:
             SequencesServicer(sequences), server
         )
         models_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(sequences), server)  # type: ignore[no-untyped-call]
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            InferenceServicer(sequences, swap), server
+        )
         drain = AdminServicer(sequences, swap, guard, lambda: None)  # a drain would be the end
         admin_pb2_grpc.add_AdminServicer_to_server(drain, server)  # type: ignore[no-untyped-call]
         port = server.add_insecure_port("127.0.0.1:0")

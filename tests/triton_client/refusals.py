@@ -29,12 +29,12 @@ def inference(address: str) -> list[tuple[str, str]]:
         ("letters", [one], {"model_version": "9"}),
         ("letters", [], {}),
         ("letters", [one, one], {}),
-        ("letters", [given("words", "INT32", np.int32([1]))], {}),
-        ("letters", [given("tokens", "INT64", np.int64([1]))], {}),
-        ("letters", [given("tokens", "INT32", np.int32([1, 2]), [2, 1])], {"sequence_id": live}),
-        ("letters", [given("tokens", "INT32", np.int32([1, 2]), [3])], {}),
-        ("letters", [given("tokens", "INT32", np.int32([1, 2]), [-1])], {}),
-        ("letters", [given("tokens", "INT32", np.int32([]), [0])], {}),
+        ("letters", [given("words", "INT32", np.array([1], np.int32))], {}),
+        ("letters", [given("tokens", "INT64", np.array([1], np.int64))], {}),
+        ("letters", [given("tokens", "INT32", np.array([1, 2], np.int32), [2, 1])], {"sequence_id": live}),
+        ("letters", [given("tokens", "INT32", np.array([1, 2], np.int32), [3])], {}),
+        ("letters", [given("tokens", "INT32", np.array([1, 2], np.int32), [-1])], {}),
+        ("letters", [given("tokens", "INT32", np.array([], np.int32), [0])], {}),
         ("letters", [tensor([1, 30])], {}),
         ("letters", [tensor([-1])], {}),
         ("vectors", [tensor([[1.0, float("nan"), 0.0]])], {}),
@@ -76,7 +76,7 @@ def details(address: str) -> list[tuple[str, dict[str, str]]]:
     request.parameters["sequence_id"].int64_param = 10**15
     found = []
     with grpc.insecure_channel(address) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for call in (
             lambda: stub.ModelInfer(request, timeout=SECONDS),
             lambda: stub.SystemSharedMemoryStatus(service_pb2.SystemSharedMemoryStatusRequest()),
@@ -84,7 +84,8 @@ def details(address: str) -> list[tuple[str, dict[str, str]]]:
             try:
                 call()
             except grpc.RpcError as error:
-                trailers = dict(error.trailing_metadata())
+                ended: Any = error
+                trailers = dict(ended.trailing_metadata())
                 status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
                 info = error_details_pb2.ErrorInfo()
                 assert status.details[0].Unpack(info)

@@ -1,1 +1,1 @@
-"""Stubs of the Open Inference Protocol, package `inference`, with Triton's extensions. Generated: see `make protos`."""
+"""Package inference: the Open Inference Protocol with Triton's extensions."""

@@ -12,8 +12,9 @@ class SequenceNotStartedError(RequestError):
     reason = "SEQUENCE_NOT_STARTED"
 
     def __init__(self, sequence: int | str, model: str, cause: SessionGoneError) -> None:
+        shown = str(sequence)[:100]
         super().__init__(
-            f"inference request for sequence {sequence} to model '{model}' must specify the START flag on "
+            f"inference request for sequence {shown} to model '{model}' must specify the START flag on "
             f"the first request of the sequence: it {cause.how}",
             sequence_id=sequence,
             model=model,

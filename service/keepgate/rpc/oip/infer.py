@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-import numpy as np
 from keepgate_protos.oip import grpc_service_pb2 as pb
 from numpy.typing import NDArray
 
@@ -106,18 +105,16 @@ class Inference:
         if self._sequences.draining.is_set():
             raise DrainingError
         inputs, outputs, options = self._parts(request, parameters, model)
-        parts = [inputs] if parameters.last_only else np.split(inputs, len(inputs))
-        size = len(parts) * tensors.row_bytes(outputs)
+        count = 1 if parameters.last_only else len(inputs)
+        size = count * tensors.row_bytes(outputs)
         if size > MAX_ANSWER_BYTES:
             raise InvalidArgumentError(
                 "inputs[0].shape",
                 f"{len(inputs)} inputs, whose outputs take {size} bytes",
                 f"at most {MAX_ANSWER_BYTES}: fewer inputs, fewer outputs, or keepgate_last_only",
             )
-        jobs, start = [], 0
-        for part in parts:
-            jobs.append(Job(part, start, options=options))
-            start += len(part)
+        each = len(inputs) // count
+        jobs = [Job(inputs[at : at + each], at, options=options) for at in range(0, len(inputs), each)]
         jobs[0].deadline = deadline
         reservation = self._sequences.reserved(len(inputs))
         reservation.__enter__()

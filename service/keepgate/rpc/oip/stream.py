@@ -95,6 +95,8 @@ class InferStream:
                 raise DrainingError
             reader.result()
         finally:
+            if reader.done() and not reader.cancelled():
+                reader.exception()  # an error that was raised before this one has told enough
             reader.cancel()
             drain.cancel()
 
