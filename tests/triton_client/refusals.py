@@ -77,12 +77,10 @@ def details(address: str) -> list[tuple[str, dict[str, str]]]:
     found = []
     with grpc.insecure_channel(address) as channel:
         stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        for call in (
-            lambda: stub.ModelInfer(request, timeout=SECONDS),
-            lambda: stub.SystemSharedMemoryStatus(service_pb2.SystemSharedMemoryStatusRequest()),
-        ):
+        memory = service_pb2.SystemSharedMemoryStatusRequest()
+        for method, message in ((stub.ModelInfer, request), (stub.SystemSharedMemoryStatus, memory)):
             try:
-                call()
+                method(message, timeout=SECONDS)
             except grpc.RpcError as error:
                 ended: Any = error
                 trailers = dict(ended.trailing_metadata())
@@ -91,6 +89,17 @@ def details(address: str) -> list[tuple[str, dict[str, str]]]:
                 assert status.details[0].Unpack(info)
                 found.append((info.reason, dict(info.metadata)))
     return found
+
+
+def too_large(address: str) -> tuple[str, str]:
+    """All logits of a long text on a model "large"; those of the last token, and all tokens, are allowed."""
+    tokens = [1] * 16_384
+    with triton.InferenceServerClient(address) as client:
+        result = infer(client, "large", tokens, parameters={"keepgate_last_only": True})
+        assert result.as_numpy("logits").shape == (1, 1_100)
+        result = infer(client, "large", tokens, outputs=[triton.InferRequestedOutput("token")])
+        assert result.as_numpy("token").shape == (16_384,)
+        return refused(lambda: infer(client, "large", tokens))
 
 
 def unknown_sequence_flags(address: str) -> tuple[str, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -157,3 +159,37 @@ def timeouts(address: str, model: str, long: int) -> None:
         assert error is None
         assert result.get_response().parameters["keepgate_position"].int64_param == long + 1
         assert row(result, model) == native(address, model, [[1] * long, first])[1]
+
+
+def sent_ahead(address: str, model: str) -> None:
+    """Starts, restarts and ends of one sequence, all sent before any is answered."""
+    key = number()
+    with stream(address) as (client, answers):
+        steps = inputs(client, model, 3, 8)
+        expected = native(address, model, steps)
+        plan = [
+            (0, True, False),
+            (1, False, False),
+            (0, True, False),
+            (1, False, False),
+            (2, False, True),
+        ] * 4
+        for index, start, end in plan:
+            send(client, model, steps[index], "", sequence_id=key, sequence_start=start, sequence_end=end)
+        for index, _, _ in plan:
+            result, error = answers.get(timeout=SECONDS)
+            assert error is None, error
+            assert row(result, model) == expected[index]
+
+
+def drained(address: str, model: str, pid: int) -> tuple[str, str]:
+    """The server is told to end while a stream is open: what the stream says then."""
+    with stream(address) as (client, answers):
+        steps = inputs(client, model, 1, 9)
+        send(client, model, steps[0], "", sequence_id=number(), sequence_start=True)
+        result, error = answers.get(timeout=SECONDS)
+        assert error is None
+        os.kill(pid, signal.SIGTERM)
+        result, error = answers.get(timeout=SECONDS)
+        assert result is None
+        return str(error.status()), error.message()

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from keepgate_protos.oip import grpc_service_pb2 as pb
+from support.random_models import token_spec
+from support.repositories import write_model
 from support.servers import ServerProcess
+from support.wire import DEADLINE, Wire, failure
 from triton_client.process import TritonProcess
 
 EXPECTED = [
@@ -72,3 +80,28 @@ def test_repository_control_is_the_operators(triton: TritonProcess, server: Serv
     for status, text in triton.run("server.repository", server.address):
         assert status == "StatusCode.PERMISSION_DENIED"
         assert "oip_repository_control is off" in text
+
+
+def test_answers_have_a_largest_size(
+    triton: TritonProcess, start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    write_model(tmp_path / "models", "large", 1, token_spec("gru", vocabulary=1_100))
+    server = start_server(models=tmp_path / "models")
+    status, text = triton.run("refusals.too_large", server.address)
+    assert status == "StatusCode.INVALID_ARGUMENT"
+    assert "16384 inputs, whose outputs take 72155136 bytes, expected at most 67108864" in text
+
+
+def test_a_request_that_does_not_parse(wire: Wire) -> None:
+    call: Any = wire.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    error = failure(lambda: call(b"\x0a\x05s", timeout=DEADLINE))
+    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
+
+
+def test_a_stream_answers_what_came_before_a_request_that_does_not_parse(wire: Wire) -> None:
+    good = pb.ModelInferRequest(model_name="nobody", id="first").SerializeToString()
+    stream: Any = wire.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    answers = stream(iter([good, b"\x0a\x05s"]), timeout=DEADLINE)
+    assert pb.ModelStreamInferResponse.FromString(next(answers)).infer_response.id == "first"
+    error = failure(lambda: next(answers))
+    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "INVALID_ARGUMENT")

@@ -25,6 +25,7 @@ MODELS = ["shakespeare-lstm", "el-nino"]
         "sequences.typed",
         "streams.interleaved",
         "streams.interleaved_aio",
+        "streams.sent_ahead",
     ],
 )
 def test_bits(triton: TritonProcess, bundled: ServerProcess, scenario: str, model: str) -> None:
@@ -69,6 +70,7 @@ def test_durable_sequences_restart_and_end(
 ) -> None:
     server = start_server(store=f"sqlite:{tmp_path / 'sessions.db'}", durability=durability)
     triton.run("sequences.restart", server.address, "letters")
+    triton.run("streams.sent_ahead", server.address, "letters")
     triton.run("streams.in_band", server.address, "letters")
 
 
@@ -77,3 +79,17 @@ def test_a_sequence_ends_with_its_idle_time(
 ) -> None:
     server = start_server(idle_ttl_seconds=0.05)
     triton.run("sequences.expired", server.address, "letters")
+
+
+def test_a_stream_with_little_room_gets_all_its_answers(
+    triton: TritonProcess, start_server: Callable[..., ServerProcess]
+) -> None:
+    server = start_server(max_stream_pending=2)
+    triton.run("streams.interleaved", server.address, "letters")
+
+
+def test_a_drain_ends_streams(triton: TritonProcess, start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    status, text = triton.run("streams.drained", server.address, "letters", server.pid)
+    assert (status, "shutting down" in text) == ("StatusCode.UNAVAILABLE", True)
+    assert server.wait() == 0
