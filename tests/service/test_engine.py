@@ -227,3 +227,19 @@ def test_one_that_has_begun_is_done_whatever_its_deadline() -> None:
         compute.close()
 
     asyncio.run(main())
+
+
+def test_what_waited_too_long_ends_after_the_answers_before_it() -> None:
+    async def main() -> None:
+        spec = feature_spec(size=3, hidden=(512,))  # a batch of it goes to the compute thread
+        _, engine, compute, done = make(spec)
+        jobs = [Job(np.ones((64, 3), np.float32), 0, slot=0), Job(GOOD, 64, slot=0, deadline=1e-9)]
+        for job in jobs:
+            engine.submit(job)
+        assert isinstance(await jobs[0].wait(), Prediction)
+        with pytest.raises(QueueTimeoutError):
+            await jobs[1].wait()
+        assert done == [[], [jobs[0]], [jobs[1]]]
+        compute.close()
+
+    asyncio.run(main())

@@ -106,6 +106,7 @@ class Engine:
         self._is_token_model = isinstance(network.spec.input, TokenInput)
         self._scheduled = False
         self._running = False
+        self._late: list[Job] = []  # waited too long, and were not told so yet
         self._has_deadlines = False  # once a job with one came: till then nobody looks for them
 
     def submit(self, job: Job) -> None:
@@ -125,6 +126,7 @@ class Engine:
         if self._compute_thread.closed or self._running:  # what comes back from the thread gathers again
             return
         batch = self._gather()
+        self._tell_late()
         if batch is None:
             return
         if self._is_cheap(batch):
@@ -171,9 +173,14 @@ class Engine:
             return items
         dropped = self._fail(late, QueueTimeoutError)
         self.meter.failed += len(dropped)
-        self._tell(dropped)
+        self._late += dropped
         gone = {id(item) for item in late}
         return [item for item in items if id(item) not in gone]
+
+    def _tell_late(self) -> None:
+        late, self._late = self._late, []
+        if late:
+            self._tell(late)
 
     def _is_cheap(self, batch: _Batch) -> bool:
         return self._cost.estimate(batch.inputs) < INLINE_SECONDS
@@ -216,6 +223,7 @@ class Engine:
             self._run_there(following)
             following = None
         self._hand_out(batch, done)
+        self._tell_late()  # not before: the same session may have been answered just now
         if following is not None:
             self._run_here(following)
 

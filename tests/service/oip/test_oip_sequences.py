@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.random_models import token_spec
+from support.repositories import write_model
 from support.servers import ServerProcess
 from triton_client.process import TritonProcess
 
@@ -62,6 +64,14 @@ def test_triton_grpc_error_ends_the_stream(triton: TritonProcess, server: Server
 
 def test_timeouts(triton: TritonProcess, server: ServerProcess) -> None:
     triton.run("streams.timeouts", server.address, "letters", 5_000)
+
+
+def test_timeouts_of_a_model_that_runs_on_the_compute_thread(
+    triton: TritonProcess, start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    write_model(tmp_path / "models", "heavy", 1, token_spec("lstm", vocabulary=30, hidden=(512,)))
+    server = start_server(models=tmp_path / "models")
+    triton.run("streams.timeouts", server.address, "heavy", 1_000)
 
 
 @pytest.mark.parametrize("durability", ["everysec", "always"])
