@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         description="host:port of the Admin service, for the operator alone; port 0 takes a free one, empty "
         "turns it off",
     )
+    oip_repository_control: bool = Field(
+        False,
+        description="whether clients of the Open Inference Protocol may load and unload models",
+    )
     ready_file: Path | None = Field(None, description="file that gets host:port once the server answers")
     models: Path = Field(
         BUNDLED_MODELS, description="model repository: DIR/<name>/<version>/model.safetensors"

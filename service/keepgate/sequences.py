@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from keepgate.config import Settings
 from keepgate.directory import Directory, Outcome
-from keepgate.engine.engine import ComputeThread, Engine
+from keepgate.engine.compute import ComputeThread
+from keepgate.engine.engine import Engine
 from keepgate.engine.job import Job, Scores
 from keepgate.errors import (
     DrainingError,
     KeepgateError,
     PositionMismatchError,
+    QueueTimeoutError,
     RequestError,
     SessionInUseError,
     SessionLostError,
@@ -88,16 +90,17 @@ class Sequences(Directory):
         options: Options = NO_OPTIONS,
         *,
         owner: object | None = None,
+        deadline: float = 0.0,
     ) -> tuple[Job, bool]:
         """Apply inputs. Returns the job and whether it was admitted before.
 
-        owner: the stream that the step came by; the session becomes that stream's.
+        owner: the stream that the step came by; the session becomes that stream's. deadline: the job's.
         Raises the errors of `SessionTable.admit` and `claim`, StepsExhaustedError and StoreUnavailableError.
         """
         if owner is None or session.owner is owner:
-            return self._request(session, Kind.STEP, position, inputs, options, owner)
+            return self._request(session, Kind.STEP, position, inputs, options, owner, deadline)
         self.table.check_owner(session, owner)
-        job, replayed = self._request(session, Kind.STEP, position, inputs, options, owner)
+        job, replayed = self._request(session, Kind.STEP, position, inputs, options, owner, deadline)
         if session.ended is None:  # it may have ended by this very step
             self.table.claim(session, owner)
         return job, replayed
@@ -194,6 +197,7 @@ class Sequences(Directory):
         inputs: NDArray[Any],
         options: Options,
         owner: object | None = None,
+        deadline: float = 0.0,
     ) -> tuple[Job, bool]:
         hashed = digest(kind, inputs, options)
         try:
@@ -209,7 +213,15 @@ class Sequences(Directory):
             return job, True
         if not fresh:
             return _outcome(entry, Job), True
-        job = Job(inputs, entry.start, kind=kind, options=options, tag=entry, alone=self.callers == 1)
+        job = Job(
+            inputs,
+            entry.start,
+            kind=kind,
+            options=options,
+            tag=entry,
+            deadline=deadline,
+            alone=self.callers == 1,
+        )
         entry.outcome = job
         self._submit(session, job)
         return job, False
@@ -266,7 +278,10 @@ class Sequences(Directory):
             job.tag = None  # the entry refers to the job: no cycle for each step
             self._pending -= len(job.inputs)
             session = entry.session
-            if job.error is not None:
+            if isinstance(job.error, QueueTimeoutError):
+                self.table.retract(session)  # it was never begun, nor was what came behind it
+                settled.append(job)
+            elif job.error is not None:
                 self.table.lose(session)
                 settled.append(job)
             elif self._applied(session, entry, job):

@@ -75,7 +75,7 @@ async def _serve(settings: Settings) -> None:
         await sequences.recover()
         guard = CallGuard(settings.max_calls)
         server = grpc.aio.server(interceptors=(guard,), options=options(settings))
-        status = add_services(server, sequences)
+        status = add_services(server, sequences, swap)
         port = listen(server, "host, port", join(settings.host, settings.port))
         signals = Signals(swap)  # before anyone can know that the server is ready
         admin = AdminServicer(sequences, swap, guard, signals.first.set)

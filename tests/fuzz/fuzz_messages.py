@@ -1,4 +1,4 @@
-"""Fuzz a server with every request of keepgate.v1: `make fuzz-short`, or with options: --help.
+"""Fuzz a server with every request of keepgate.v1 and inference: `make fuzz-short`, or with options: --help.
 
 An input is up to eight calls, one after the other or at once, of clients that may go away. Failures: a status
 that says bug or hang, an error in the log, an answer too few, a session that ends for no reason a single
@@ -23,18 +23,9 @@ from fuzz.requests import Requests
 
 CALLS = 8
 IN_STREAM = 16
-OFTEN = {
-    "Step": 12,
-    "Stream": 12,
-    "StreamFrames": 8,
-    "Generate": 6,
-    "Open": 6,
-    "Fork": 4,
-    "Rewind": 4,
-    "Import": 4,
-    "Score": 4,
-}
-OFTEN |= {"Export": 3, "Describe": 2, "Close": 3}
+OFTEN = {"Step": 12, "Stream": 12, "StreamFrames": 8, "Generate": 6, "Open": 6, "Fork": 4, "Rewind": 4}
+OFTEN |= {"Import": 4, "Score": 4, "Export": 3, "Describe": 2, "Close": 3}
+OFTEN |= {"ModelInfer": 10, "ModelStreamInfer": 10}
 RARELY = frozenset(("Admin",))
 """A change of what is loaded takes milliseconds, not microseconds."""
 METHODS = [

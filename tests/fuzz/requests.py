@@ -1,4 +1,5 @@
-"""Requests of keepgate.v1 from an input's bytes: mostly sensible, by what each field is called, often not.
+"""Requests of keepgate.v1 and inference from an input's bytes: mostly sensible, by what each field is called,
+often not.
 
 A message is filled by its descriptor, so a field or a method that is new is fuzzed without a line here.
 """
@@ -8,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from fuzz import oip
 from fuzz.dice import Dice
 from fuzz.known import FEATURES, MODELS, VOCABULARY, WIDTHS, World
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from keepgate_protos.oip import grpc_service_pb2
 from keepgate_protos.v1 import sequences_pb2 as pb
 from support.repositories import ALPHABET
 
@@ -81,6 +84,9 @@ class Requests:
         if isinstance(message, pb.Frame) and dice.chance(93):
             self._fill_frame(message, dice, context)
             return
+        if isinstance(message, grpc_service_pb2.ModelInferRequest) and dice.chance(93):
+            oip.fill(message, dice)
+            return
         chosen = {oneof.name: dice.pick(oneof.fields).name for oneof in message.DESCRIPTOR.oneofs}
         if isinstance(message, pb.FramesRequest) and dice.chance(85):
             chosen["kind"] = "frame" if dice.chance(75) else "bind"
@@ -111,7 +117,9 @@ class Requests:
         if field.is_repeated:
             values = getattr(message, field.name)
             for _ in range(dice.below(4)):
-                if field.message_type is not None:
+                if field.message_type is not None and field.message_type.GetOptions().map_entry:
+                    self._fill(values[dice.text()], dice, context, depth + 1)
+                elif field.message_type is not None:
                     self._fill(values.add(), dice, context, depth + 1)
                 else:
                     values.append(self._scalar(message, field, dice, context))

@@ -28,10 +28,12 @@ from keepgate.models.registry import load_repository
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
+from keepgate.rpc.oip.servicer import InferenceServicer
 from keepgate.sequences import Sequences
 from keepgate.sessions.stores import spill_store
 from keepgate.sessions.stores.sqlite import SqliteStore
 from keepgate.swap import Swap, make_ready
+from keepgate_protos.oip import grpc_service_pb2, grpc_service_pb2_grpc
 from keepgate_protos.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -44,7 +46,12 @@ from keepgate_protos.v1 import sequences_pb2 as pb
 
 SERVICES = [
     file.DESCRIPTOR.services_by_name[name]
-    for file, name in ((sequences_pb2, "Sequences"), (models_pb2, "Models"), (admin_pb2, "Admin"))
+    for file, name in (
+        (sequences_pb2, "Sequences"),
+        (models_pb2, "Models"),
+        (admin_pb2, "Admin"),
+        (grpc_service_pb2, "GRPCInferenceService"),
+    )
 ]
 LIMITS: dict[str, Any] = {
     "max_sessions": 6,
@@ -71,6 +78,8 @@ BUGS = frozenset(
 )
 IMPOSSIBLE = frozenset(("SESSION_MOVED", "SESSION_ELSEWHERE", "SESSION_MODEL", "STEPS_LOST", "INTERNAL"))
 """Reasons that one server whose store works never gives."""
+MEANT = frozenset(("UNSUPPORTED", "QUEUE_TIMEOUT"))
+"""Reasons that look like a bug's by their status, and are none."""
 WRITE_CUT = "Internal error from Core"
 """What grpc.aio's client says of a stream that the server ended while the client wrote, as after a request
 that does not parse: it makes that status up, and the server's is lost."""
@@ -186,7 +195,7 @@ class Served:
                 self.seen[f"{name} ended while the client wrote"] += 1
                 return
             self.seen[f"{error.code().name} {reason}"] += 1
-            if error.code() in BUGS or reason in IMPOSSIBLE:
+            if (error.code() in BUGS and reason not in MEANT) or reason in IMPOSSIBLE:
                 raise FoundError(
                     f"{name} of {request!r}: {error.code().name} {reason}: {error.details()}"
                 ) from error
@@ -210,9 +219,12 @@ class Served:
             await call.done_writing()
         count = 0
         async for data in call:
+            count += 1
+            if method.name == "ModelStreamInfer":
+                self._look_at(grpc_service_pb2.ModelStreamInferResponse.FromString(data))
+                continue
             answer = GetMessageClass(method.output_type)()
             answer.ParseFromString(data)
-            count += 1
             if isinstance(answer, pb.StreamResponse) and answer.WhichOneof("result") == "step":
                 self.world.moved(answer.session_id, answer.step.position)
             for status in _refusals(answer):
@@ -223,6 +235,13 @@ class Served:
             self.seen[f"in-band {answer.WhichOneof('result')}"] += 1
         if count != len(requests):
             raise FoundError(f"{len(requests)} steps in a stream got {count} answers")
+
+    def _look_at(self, answer: grpc_service_pb2.ModelStreamInferResponse) -> None:
+        """An answer of the other protocol's stream. Raises FoundError."""
+        reason = answer.infer_response.parameters["keepgate_reason"].string_param
+        self.seen[f"in-band {reason or 'OK'} of inference"] += 1
+        if bool(answer.error_message) != bool(reason) or reason in IMPOSSIBLE:
+            raise FoundError(f"in-band of inference: {reason}: {answer.error_message}")
 
     def _learn(self, method: MethodDescriptor, request: bytes, answer: Message) -> None:
         world = self.world
@@ -268,6 +287,9 @@ async def serve(seen: Counter[str]) -> AsyncIterator[Served]:
             SequencesServicer(sequences), server
         )
         models_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(sequences), server)  # type: ignore[no-untyped-call]
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            InferenceServicer(sequences, swap), server
+        )
         drain = AdminServicer(sequences, swap, guard, lambda: None)  # a drain would be the end
         admin_pb2_grpc.add_AdminServicer_to_server(drain, server)  # type: ignore[no-untyped-call]
         port = server.add_insecure_port("127.0.0.1:0")

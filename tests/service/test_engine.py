@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import numpy as np
 import pytest
 from keepgate.engine.cost import CostModel
-from keepgate.engine.engine import ComputeThread, Engine
+from keepgate.engine.engine import QUANTUM, ComputeThread, Engine
 from keepgate.engine.job import Job, Prediction, Scores
-from keepgate.errors import ComputationError, NotFiniteError
+from keepgate.errors import ComputationError, NotFiniteError, QueueTimeoutError
 from keepgate.request import Kind, Options, Wants
 from keepgate_kernels import ModelSpec, Network, Sampling, sample, top_tokens
 from support.random_models import feature_spec, random_tensors, token_spec
@@ -187,3 +188,58 @@ def test_costs_are_learnt_by_size_of_batch() -> None:
     assert cost.estimate(1) == pytest.approx(1e-5)
     assert cost.estimate(100) == pytest.approx(100e-6)
     assert cost.estimate(1_000) == pytest.approx(1_000 * 2e-4)  # not met yet
+
+
+def test_what_waited_too_long_is_not_begun_nor_what_is_behind_it() -> None:
+    async def main() -> None:
+        _, engine, compute, done = make()
+        late = Job(GOOD, 2, slot=0, deadline=1e-9)
+        jobs = [Job(GOOD, 0, slot=0), late, Job(GOOD, 4, slot=0), Job(GOOD, 0, slot=1, deadline=1e12)]
+        for job in jobs:
+            engine.submit(job)
+        for job, is_done in zip(jobs, (True, False, False, True), strict=True):
+            if is_done:
+                reply = await job.wait()
+                assert isinstance(reply, Prediction)
+                assert reply.position == 2
+            else:
+                with pytest.raises(QueueTimeoutError, match="nothing of it was applied"):
+                    await job.wait()
+                assert job.offset == 0
+        assert done == [[jobs[0], jobs[3]], [late, jobs[2]]]
+        assert (engine.meter.succeeded, engine.meter.failed) == (2, 2)
+        after = Job(GOOD, 2, slot=0)
+        engine.submit(after)
+        assert isinstance(await after.wait(), Prediction)
+        compute.close()
+
+    asyncio.run(main())
+
+
+def test_one_that_has_begun_is_done_whatever_its_deadline() -> None:
+    async def main() -> None:
+        _, engine, compute, _ = make()
+        long = Job(np.ones((QUANTUM * 3, 3), np.float32), 0, slot=0, deadline=time.perf_counter() + 1e6)
+        engine.submit(long)
+        await asyncio.sleep(0)  # the first turn
+        long.deadline = 1e-9
+        assert isinstance(await long.wait(), Prediction)
+        compute.close()
+
+    asyncio.run(main())
+
+
+def test_what_waited_too_long_ends_after_the_answers_before_it() -> None:
+    async def main() -> None:
+        spec = feature_spec(size=3, hidden=(512,))  # a batch of it goes to the compute thread
+        _, engine, compute, done = make(spec)
+        jobs = [Job(np.ones((64, 3), np.float32), 0, slot=0), Job(GOOD, 64, slot=0, deadline=1e-9)]
+        for job in jobs:
+            engine.submit(job)
+        assert isinstance(await jobs[0].wait(), Prediction)
+        with pytest.raises(QueueTimeoutError):
+            await jobs[1].wait()
+        assert done == [[], [jobs[0]], [jobs[1]]]
+        compute.close()
+
+    asyncio.run(main())

@@ -57,5 +57,10 @@ REASONS: Mapping[str, type[ServerError]] = {
     "DRAINING": DrainingError,
     "COMPUTATION_FAILED": ComputationError,
     "NOT_FINITE": NotFiniteError,
+    # These come by the Open Inference Protocol alone.
+    "SEQUENCE_NOT_STARTED": ServerError,
+    "QUEUE_TIMEOUT": ServerError,
+    "UNSUPPORTED": ServerError,
+    "REPOSITORY_CONTROL": ServerError,
 }
 """The reasons of docs/protocol.md; one that a newer server adds becomes a plain ServerError."""

@@ -13,22 +13,19 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import numpy as np
 import structlog
 from keepgate_kernels import Lanes, Network
-from keepgate_kernels.spec import TokenInput
 
 from keepgate.engine.alone import is_plain, run
+from keepgate.engine.batch import Batch
 from keepgate.engine.batcher import Batcher, Item
+from keepgate.engine.compute import ComputeThread
 from keepgate.engine.cost import CostModel
 from keepgate.engine.frame import Frame
-from keepgate.engine.job import Job, Prediction, Scores
+from keepgate.engine.job import Job
 from keepgate.engine.meter import Meter
-from keepgate.errors import ComputationError, NotFiniteError
-from keepgate.request import Kind
+from keepgate.errors import ComputationError, NotFiniteError, QueueTimeoutError
 
 QUANTUM = 32
 """Inputs of one session in one tick."""
@@ -38,51 +35,6 @@ INLINE_SECONDS = 100e-6
 """A batch cheaper than this runs on the loop: about what a hop to a thread and back costs."""
 
 log = structlog.get_logger(__name__)
-
-
-class ComputeThread:
-    """One thread, shared by all engines of the process: the kernels need the cores, not each
-    other."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="keepgate-compute")
-        self.closed = False
-
-    def run(self, work: Callable[[], None], done: Callable[[], None]) -> None:
-        """Run `work`, which must not raise, on the thread, then `done` on the loop. Nothing if
-        closed."""
-        if not self.closed:
-            self._executor.submit(self._call, work, done)
-
-    def _call(self, work: Callable[[], None], done: Callable[[], None]) -> None:
-        work()
-        self._loop.call_soon_threadsafe(self._came_back, done)
-
-    def _came_back(self, done: Callable[[], None]) -> None:
-        if not self.closed:  # else nobody waits any more, and nothing may follow
-            done()
-
-    def close(self) -> None:
-        """Wait for the work that runs. What comes back from it, or is given later, is dropped."""
-        self.closed = True
-        self._executor.shutdown(wait=True)
-
-
-class _Batch:
-    """Items in the lanes that compute them. Item i is in lane i. Or a frame, and no items."""
-
-    __slots__ = ("error", "frame", "hidden", "inputs", "items", "lanes", "seconds", "size")
-
-    def __init__(self, items: list[Item[Job]], lanes: Lanes, frame: Frame | None = None) -> None:
-        self.items = items
-        self.lanes = lanes
-        self.frame = frame
-        self.size = len(items) if frame is None else len(frame)
-        self.inputs = 0 if frame is None else len(frame)
-        self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
-        self.error: Exception | None = None
-        self.seconds = 0.0
 
 
 class Engine:
@@ -109,7 +61,6 @@ class Engine:
         # Two: one holds the results being handed out while the other computes.
         self._spare = [Lanes(network.spec, max_lanes=max_lanes, max_inputs=MAX_INPUTS) for _ in range(2)]
         self._cost = CostModel(network.flops_per_step)
-        self._is_token_model = isinstance(network.spec.input, TokenInput)
         self._frames: deque[Frame] = deque()
         self._after_frame = False  # frames and batches of jobs take turns
         self._scheduled = False
@@ -124,10 +75,13 @@ class Engine:
             self._schedule()
         elif not (self._scheduled or self._running):
             self._tick()  # what arrived together is together already
+        self._late: list[Job] = []  # waited too long, and were not told so yet
+        self._has_deadlines = False  # once a job with one came: till then nobody looks for them
 
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""
         job.submitted = time.perf_counter()
+        self._has_deadlines |= job.deadline > 0
         if job.alone and is_plain(job) and self._may_run_alone():
             self._run_alone(job)
             return
@@ -141,9 +95,10 @@ class Engine:
 
     def _tick(self) -> None:
         self._scheduled = False
-        if self._compute_thread.closed:
+        if self._compute_thread.closed or self._running:  # what comes back from the thread gathers again
             return
         batch = self._gather()
+        self._tell_late()
         if batch is None:
             return
         if self._is_cheap(batch):
@@ -155,51 +110,41 @@ class Engine:
     def _waiting(self) -> bool:
         return bool(self._frames) or self._batcher.waiting
 
-    def _gather(self) -> _Batch | None:
+    def _gather(self) -> Batch | None:
         if self._frames and not (self._after_frame and self._batcher.waiting):
             self._after_frame = True
-            return self._gather_frame(self._frames.popleft())
+            batch = Batch(self._spare.pop())
+            batch.take_frame(self._frames.popleft(), self.meter)
+            return batch
         self._after_frame = False
         items = self._batcher.next()
+        while self._has_deadlines and items and not (items := self._in_time(items)):
+            items = self._batcher.next()
         if not items:
             return None
-        batch = _Batch(items, self._spare.pop())
-        add, meter = batch.lanes.add, self.meter
+        batch = Batch(self._spare.pop())
+        batch.take(items, self.meter)
+        return batch
+
+    def _in_time(self, items: list[Item[Job]]) -> list[Item[Job]]:
+        """The items without those that waited too long to begin. These end, with what waits behind them: of a
+        session either all is applied in order, or nothing."""
         now = time.perf_counter()
-        try:
-            for job, steps, last in items:
-                batch.inputs += steps
-                begin, quiet = job.offset, job.quiet
-                if not begin and not quiet:
-                    meter.queued += now - job.submitted
-                end = begin + steps
-                score = job.kind is Kind.SCORE and not quiet
-                predict = last and not score and not quiet
-                sampling, wants, _ = job.options
-                add(
-                    job.slot,
-                    job.inputs if last and not begin else job.inputs[begin:end],
-                    position=job.start + end,
-                    sampling=sampling,
-                    predict=predict,
-                    score=score,
-                    top_k=wants.top_k if predict else 0,
-                    logits=wants.logits and predict,
-                )
-        except Exception as error:  # whatever it is, it must not end the engine
-            batch.error = error
-        return batch
+        late = [item for item in items if 0 < item.work.deadline < now and not item.work.offset]
+        if not late:
+            return items
+        dropped = self._fail(late, QueueTimeoutError)
+        self.meter.failed += len(dropped)
+        self._late += dropped
+        gone = {id(item) for item in late}
+        return [item for item in items if id(item) not in gone]
 
-    def _gather_frame(self, frame: Frame) -> _Batch:
-        batch = _Batch([], self._spare.pop(), frame)
-        try:
-            frame.fill(batch.lanes)
-            frame.count(self.meter, time.perf_counter())
-        except Exception as error:  # as in `_gather`
-            batch.error = error
-        return batch
+    def _tell_late(self) -> None:
+        late, self._late = self._late, []
+        if late:
+            self._tell(late)
 
-    def _is_cheap(self, batch: _Batch) -> bool:
+    def _is_cheap(self, batch: Batch) -> bool:
         return self._cost.estimate(batch.inputs) < INLINE_SECONDS
 
     def _may_run_alone(self) -> bool:
@@ -214,40 +159,23 @@ class Engine:
         self._count(1, seconds, [job])
         self._tell([job])
 
-    def _run_here(self, batch: _Batch) -> None:
+    def _run_here(self, batch: Batch) -> None:
         self._compute(batch)
         self._hand_out(batch, self._collect(batch))
         if self._waiting:
             self._schedule()
 
-    def _run_there(self, batch: _Batch) -> None:
+    def _run_there(self, batch: Batch) -> None:
         self._running = True
         self._compute_thread.run(lambda: self._compute(batch), lambda: self._came_back(batch))
 
-    def _compute(self, batch: _Batch) -> None:
+    def _compute(self, batch: Batch) -> None:
         """On either thread. Fails only into `batch.error`."""
-        if batch.error is not None:
-            return
-        begin = time.perf_counter()
-        try:
-            self._network.step(batch.lanes)
-            if batch.frame is not None:
-                batch.frame.take(self._network, batch.lanes)
-            # Here, for the next batch may step the same session before this one is handed out.
-            for index, (job, _, last) in enumerate(batch.items):
-                if not last:
-                    continue
-                if job.options.wants.hidden:
-                    batch.hidden[index] = self._network.hidden(job.slot)
-                if job.keep_state:
-                    job.state = self._network.slots.read(job.slot)
-        except Exception as error:  # whatever it is, it must not end the engine
-            batch.error = error
-        else:
-            batch.seconds = time.perf_counter() - begin
+        batch.compute(self._network)
+        if batch.error is None:
             self._cost.learn(batch.inputs, batch.seconds)
 
-    def _came_back(self, batch: _Batch) -> None:
+    def _came_back(self, batch: Batch) -> None:
         """Back on the loop: keep the compute thread busy first, then hand out the results."""
         self._running = False
         done = self._collect(batch)
@@ -256,10 +184,11 @@ class Engine:
             self._run_there(following)
             following = None
         self._hand_out(batch, done)
+        self._tell_late()  # not before: the same session may have been answered just now
         if following is not None:
             self._run_here(following)
 
-    def _collect(self, batch: _Batch) -> list[Job]:
+    def _collect(self, batch: Batch) -> list[Job]:
         """Tell the batcher; the jobs that are over, in the order of their lanes."""
         if batch.error is not None:
             log.error("tick failed", sessions=batch.size, exc_info=batch.error)
@@ -273,18 +202,18 @@ class Engine:
             (kept if lanes.is_finite(index) else lost).append(item)
         return self._batcher.finish(kept) + self._fail(lost, NotFiniteError)
 
-    def _fail(self, items: list[Item[Job]], kind: type[ComputationError | NotFiniteError]) -> list[Job]:
+    def _fail(
+        self, items: list[Item[Job]], kind: type[ComputationError | NotFiniteError | QueueTimeoutError]
+    ) -> list[Job]:
         """End all work of the items' sessions, what waits behind them included; the jobs."""
         jobs = [job for item in items for job in self._batcher.drop(item.work.slot)]
         for job in jobs:
             job.error = kind()
         return jobs
 
-    def _hand_out(self, batch: _Batch, done: list[Job]) -> None:
+    def _hand_out(self, batch: Batch, done: list[Job]) -> None:
         """Read the answers, free the lanes, and tell those who wait."""
-        if batch.error is None:
-            for index, item in enumerate(batch.items):
-                self._read(batch, index, item)
+        batch.read()
         batch.lanes.clear()
         self._spare.append(batch.lanes)
         self._count(batch.size, batch.seconds, done)
@@ -329,47 +258,3 @@ class Engine:
             meter.inputs += len(job.inputs)
             meter.answered.add(now - job.submitted)
         meter.last = time.time()
-
-    def _read(self, batch: _Batch, index: int, item: Item[Job]) -> None:
-        """Read one lane's answer into its job."""
-        job, steps, last = item
-        if job.error is not None:
-            return
-        try:
-            if job.kind is Kind.SCORE and not job.quiet:
-                self._take_scores(batch.lanes, index, job, steps, last)
-            elif last:
-                job.reply = self._prediction(batch, index, job)
-        except Exception as error:  # it must not keep the answers of the others either
-            log.error("an answer could not be read", exc_info=error)
-            job.error = ComputationError()
-
-    def _prediction(self, batch: _Batch, index: int, job: Job) -> Prediction:
-        lanes = batch.lanes
-        wants = job.options.wants
-        state = job.state if wants.state else None
-        reply = Prediction(job.end)
-        if batch.hidden:
-            reply.hidden = batch.hidden.get(index)
-        reply.state = state
-        if job.quiet:
-            return reply
-        if not self._is_token_model:
-            reply.outputs = lanes.outputs(index).copy()
-            return reply
-        reply.token = lanes.token(index)
-        reply.log_probability = lanes.log_probability(index)
-        if wants.top_k:
-            tokens, log_probabilities = lanes.top(index)
-            reply.top = tokens.copy(), log_probabilities.copy()
-        if wants.logits:
-            reply.logits = lanes.logits(index).copy()
-        return reply
-
-    def _take_scores(self, lanes: Lanes, index: int, job: Job, steps: int, last: bool) -> None:
-        scores = lanes.scores(index)
-        begin = job.start + job.offset - steps  # the batcher has moved the offset on
-        job.scores.append(scores[1 if begin == 0 else 0 :].copy())
-        if last:
-            job.reply = Scores(job.end, np.concatenate(job.scores))
-            job.scores.clear()

@@ -51,13 +51,15 @@ class Job:
 
     A job ends with `reply` or `error`. `tag` is the submitter's. quiet: nothing is predicted.
     keep_state: `state` gets the state after the inputs, as `Slots.read` returns it. submitted: when the
-    engine got it, in seconds of `time.perf_counter`. alone: nothing else may be on its way, so that there is
-    nothing to wait for.
+    engine got it, in seconds of `time.perf_counter`. deadline: by then its first batch must have begun, or
+    it is not done at all, in the same seconds; 0 is never. alone: nothing else may be on its way, so that
+    there is nothing to wait for.
     """
 
     __slots__ = (
         "_callbacks",
         "alone",
+        "deadline",
         "error",
         "inputs",
         "keep_state",
@@ -86,6 +88,7 @@ class Job:
         quiet: bool = False,
         tag: Any = None,
         alone: bool = False,
+        deadline: float = 0.0,
     ) -> None:
         self.slot = slot
         self.inputs = inputs
@@ -95,6 +98,7 @@ class Job:
         self.quiet = quiet
         self.tag = tag
         self.alone = alone
+        self.deadline = deadline
         self.offset = 0
         self.keep_state = options.wants.state
         self.state: bytes | None = None

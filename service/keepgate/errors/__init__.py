@@ -32,7 +32,11 @@ KeepgateError
     │   ├── SessionsExhaustedError
     │   ├── StepsExhaustedError
     │   ├── CallsExhaustedError
+    │   ├── QueueTimeoutError        it waited longer than it allowed
     │   └── DrainingError
+    ├── SequenceNotStartedError  a request of the Open Inference Protocol goes on with no live sequence
+    ├── UnsupportedError         a part of that protocol that there is not
+    ├── RepositoryControlError   models are loaded and unloaded by the operator alone
     ├── ComputationError         the computation failed; the server's log says why
     └── NotFiniteError           the state has overflowed; its session is lost
 """
@@ -56,6 +60,12 @@ from keepgate.errors.base import (
     StepsExhaustedError,
     StoreError,
     UnknownCharacterError,
+)
+from keepgate.errors.oip import (
+    QueueTimeoutError,
+    RepositoryControlError,
+    SequenceNotStartedError,
+    UnsupportedError,
 )
 from keepgate.errors.sessions import (
     NotRetainedError,
@@ -92,9 +102,12 @@ __all__ = [
     "NotRetainedError",
     "PositionMismatchError",
     "PrecisionError",
+    "QueueTimeoutError",
+    "RepositoryControlError",
     "RepositoryError",
     "RequestError",
     "RetryLaterError",
+    "SequenceNotStartedError",
     "SessionBusyError",
     "SessionClosedError",
     "SessionElsewhereError",
@@ -113,4 +126,5 @@ __all__ = [
     "StoreError",
     "StoreUnavailableError",
     "UnknownCharacterError",
+    "UnsupportedError",
 ]

@@ -89,6 +89,9 @@ class ModelNotFoundError(RequestError):
     def __init__(self, model: str, version: str, loaded: str, fault: str = "is not loaded; loaded") -> None:
         wanted = f"version {version!r} of model {model!r}" if version else f"model {model!r}"
         super().__init__(f"{wanted} {fault}: {loaded or 'nothing'}", model=model, version=version)
+        self.model = model
+        self.version = version
+        self.loaded = loaded
 
 
 class ModelRefusedError(RequestError):

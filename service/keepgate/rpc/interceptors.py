@@ -1,5 +1,5 @@
-"""Around every call of keepgate.v1: errors become statuses, and calls in flight are counted for the
-drain."""
+"""Around every call of keepgate.v1 and inference: errors become statuses, and calls in flight are counted
+for the drain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keepgate.errors import CallsExhaustedError, DrainingError, RequestError
 from keepgate.rpc.decode import tolerant, well_formed
 from keepgate.rpc.status import abort, internal_status, to_status
 
-PREFIX = "/keepgate."
+PREFIXES = ("/keepgate.", "/inference.")
 
 Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
@@ -54,7 +54,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         if guarded is not None:
             return guarded
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(PREFIX):
+        if handler is None or not method.startswith(PREFIXES):
             return handler
         guarded = self._handlers[method] = self._guard(handler, method)
         return guarded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from keepgate_protos.oip import grpc_service_pb2, grpc_service_pb2_grpc
 from keepgate_protos.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -19,11 +20,14 @@ from keepgate.errors import ListenError
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
+from keepgate.rpc.oip.servicer import InferenceServicer
 from keepgate.sequences import Sequences
+from keepgate.swap import Swap
 
 SERVICES = (
     sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["Models"].full_name,
+    grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
 )
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 
@@ -49,12 +53,15 @@ def options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def add_services(server: grpc.aio.Server, sequences: Sequences) -> health.aio.HealthServicer:
+def add_services(server: grpc.aio.Server, sequences: Sequences, swap: Swap) -> health.aio.HealthServicer:
     sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
         SequencesServicer(sequences), server
     )
     models_pb2_grpc.add_ModelsServicer_to_server(  # type: ignore[no-untyped-call]
         ModelsServicer(sequences), server
+    )
+    grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+        InferenceServicer(sequences, swap), server
     )
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)

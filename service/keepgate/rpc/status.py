@@ -26,8 +26,11 @@ from keepgate.errors import (
     NotFiniteError,
     NotRetainedError,
     PositionMismatchError,
+    QueueTimeoutError,
+    RepositoryControlError,
     RequestError,
     RetryLaterError,
+    SequenceNotStartedError,
     SessionBusyError,
     SessionClosedError,
     SessionElsewhereError,
@@ -43,6 +46,7 @@ from keepgate.errors import (
     StepsExhaustedError,
     StepsLostError,
     StoreUnavailableError,
+    UnsupportedError,
 )
 
 DOMAIN = "keepgate"
@@ -76,6 +80,10 @@ CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     DrainingError: grpc.StatusCode.UNAVAILABLE,
     ComputationError: grpc.StatusCode.INTERNAL,
     NotFiniteError: grpc.StatusCode.OUT_OF_RANGE,
+    SequenceNotStartedError: grpc.StatusCode.INVALID_ARGUMENT,
+    QueueTimeoutError: grpc.StatusCode.UNAVAILABLE,
+    UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
+    RepositoryControlError: grpc.StatusCode.PERMISSION_DENIED,
 }
 
 

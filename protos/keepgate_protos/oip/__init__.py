@@ -1,0 +1,1 @@
+"""Package inference: the Open Inference Protocol with Triton's extensions."""

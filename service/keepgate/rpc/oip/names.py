@@ -1,0 +1,26 @@
+"""Sequences of the Open Inference Protocol are sessions; these are their ids.
+
+A session id has the characters [A-Za-z0-9._~-], at most 128. Names of models have no "~".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+MAX_LENGTH = 128
+DIGEST_BYTES = 16
+_ODD = re.compile(rb"[^A-Za-z0-9._-]")
+
+
+def session_id_of(model: str, sequence: int | str) -> str:
+    """oip.i~MODEL~NUMBER or oip.s~MODEL~TEXT; in the text, what is no letter, digit, ".", "_" or "-" is "~"
+    and two digits for each byte of UTF-8. If that is too long: oip.h~ and a digest of it."""
+    if isinstance(sequence, int):
+        name = f"oip.i~{model}~{sequence}"
+    else:
+        plain = _ODD.sub(lambda odd: b"~%02X" % odd[0][0], sequence.encode())
+        name = f"oip.s~{model}~{plain.decode()}"
+    if len(name) <= MAX_LENGTH:
+        return name
+    return f"oip.h~{hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES).hexdigest()}"

@@ -1,0 +1,1 @@
+"""What users of tritonclient do, and see, each as a function that runs in a process of its own."""
