@@ -50,11 +50,11 @@ class Residents:
         self.paged_out = 0
         self.paged_in = 0
         self.meter = engine.meter
-        self._slots = model.network.slots
+        self.slots = model.network.slots
         self._engine = engine
         self._settings = settings
         self._on_failed = on_failed
-        self._recent: OrderedDict[Session[Any], None] = OrderedDict()  # those with slots, the last used last
+        self.recent: OrderedDict[Session[Any], None] = OrderedDict()  # those with slots, the last used last
         self._jobs: dict[Session[Any], list[Job]] = {}  # of sessions that are on their way to a slot
         self._replaying: set[Session[Any]] = set()
         self._queue: deque[Callable[[int], None]] = deque()  # those who wait for a slot
@@ -66,7 +66,7 @@ class Residents:
 
     def add(self, session: Session[Any]) -> None:
         """A session that was given a slot of this model."""
-        self._recent[session] = None
+        self.recent[session] = None
 
     def submit(self, session: Session[Any], job: Job) -> None:
         """Have a job done on the session's state, after those that were given before."""
@@ -87,8 +87,8 @@ class Residents:
 
     def used(self, session: Session[Any]) -> None:
         """The session was used just now; it gives up its slot after all others."""
-        if session in self._recent:
-            self._recent.move_to_end(session)
+        if session in self.recent:
+            self.recent.move_to_end(session)
 
     def serve_queue(self) -> None:
         """Jobs were done, so sessions may have become idle, and slots free."""
@@ -106,9 +106,9 @@ class Residents:
     @property
     def is_unused(self) -> bool:
         """Whether there is neither work nor state: whatever is on its way has a slot, or is noted here."""
-        if self._recent or self._jobs or self._replaying or self._queue or self._tasks:
+        if self.recent or self._jobs or self._replaying or self._queue or self._tasks:
             return False
-        return self._slots.free == self._slots.capacity
+        return self.slots.free == self.slots.capacity
 
     def remove(self, session: Session[Any]) -> None:
         """The session is over, and nothing is in flight. Its slot is free once no replay needs it."""
@@ -116,22 +116,22 @@ class Residents:
             return
         slot = session.take_free_slot()
         if slot is not None:
-            self._recent.pop(session, None)
-            if self._slots.release(slot):
+            self.recent.pop(session, None)
+            if self.slots.release(slot):
                 self.serve_queue()
 
     def leave(self, session: Session[Any]) -> None:
         """Take an idle session's slot away; it comes back from its history."""
         slot, session.slot = session.slot, NO_SLOT
         if slot != NO_SLOT:
-            del self._recent[session]
-            self._slots.release(slot)
+            del self.recent[session]
+            self.slots.release(slot)
 
     def share(self, session: Session[Any], twin: Session[Any]) -> None:
         """Give `twin` the state of an idle session: the same slot, till one of them is stepped."""
         if session.slot != NO_SLOT:
-            twin.slot = self._slots.share(session.slot)
-            self._recent[twin] = None
+            twin.slot = self.slots.share(session.slot)
+            self.recent[twin] = None
 
     def with_slot(self, then: Callable[[int], None]) -> None:
         """Call `then` with a slot of its own, at once or when there is one; zeros are in it."""
@@ -143,13 +143,13 @@ class Residents:
 
     def release(self, slot: int) -> None:
         """Give back what `with_slot` gave."""
-        self._slots.release(slot)
+        self.slots.release(slot)
         self.serve_queue()
 
     async def state(self, session: Session[Any]) -> bytes:
         """The state of an idle session. Raises as `recall`."""
         if session.slot != NO_SLOT and self.is_idle(session):
-            return self._slots.read(session.slot)
+            return self.slots.read(session.slot)
         history = await self.recall(session)
         return await self.replay(history, history.position)
 
@@ -185,7 +185,7 @@ class Residents:
 
         def begin(slot: int) -> None:
             if state is not None:
-                self._slots.write(slot, state)
+                self.slots.write(slot, state)
             if inputs is None:
                 finish(slot)
                 return
@@ -195,7 +195,7 @@ class Residents:
 
         def finish(slot: int) -> None:
             if not done.done():
-                done.set_result(self._slots.read(slot))
+                done.set_result(self.slots.read(slot))
             self.release(slot)
 
         def fail(slot: int, error: Exception) -> None:
@@ -214,7 +214,7 @@ class Residents:
 
         def begin(slot: int) -> None:
             if state is not None:
-                self._slots.write(slot, state)
+                self.slots.write(slot, state)
             jobs[-1].when_done(lambda _: self.release(slot))
             for job in jobs:
                 job.slot = slot
@@ -242,11 +242,11 @@ class Residents:
 
     def _own(self, session: Session[Any]) -> bool:
         """Whether the session's slot is its own, now if not before. If not, it has none any more."""
-        if not self._slots.is_shared(session.slot):
+        if not self.slots.is_shared(session.slot):
             return True
-        own = self._slots.separate(session.slot)
+        own = self.slots.separate(session.slot)
         if own is None and self._give_up_one():
-            own = self._slots.separate(session.slot)
+            own = self.slots.separate(session.slot)
         if own is not None:
             session.slot = own
             return True
@@ -272,9 +272,7 @@ class Residents:
             log.error("a session could not be fetched", session=session.session_id, exc_info=error)
             self._on_failed(session, self._jobs.pop(session), SessionLostError(session.session_id))
             return
-        if session.keeping.history is None:
-            session.keeping.history = history
-        session.keeping.leaving = False
+        session.keeping.restore(session.keeping.history or history)
         self.paged_in += 1
         self.with_slot(lambda slot: self._place(session, slot))
 
@@ -288,9 +286,9 @@ class Residents:
         keeping.leaving = False
         state, start, inputs = keeping.known.state_before(session.position)
         if state is not None:
-            self._slots.write(slot, state)
+            self.slots.write(slot, state)
         session.slot = slot
-        self._recent[session] = None
+        self.recent[session] = None
         if inputs is not None:
             self._replaying.add(session)
             replay = Job(inputs, start, slot=slot, quiet=True)
@@ -305,24 +303,24 @@ class Residents:
             self.remove(session)
 
     def _allocate(self) -> int | None:
-        slot = self._slots.allocate()
+        slot = self.slots.allocate()
         while slot is None and self._give_up_one():
-            slot = self._slots.allocate()
+            slot = self.slots.allocate()
         return slot
 
     def _give_up_one(self) -> bool:
         """Page out the session that was used least recently, of some that are idle. Whether one was."""
-        for session in list(islice(self._recent, LOOKED_AT)):
+        for session in list(islice(self.recent, LOOKED_AT)):
             if self.is_idle(session):
                 self._page_out(session)
                 return True
-            self._recent.move_to_end(session)
+            self.recent.move_to_end(session)
         return False
 
     def _page_out(self, session: Session[Any]) -> None:
         keeping = session.keeping
         if session.position == keeping.known.position:
-            keeping.known.keep_state(self._slots.read(session.slot))
+            keeping.known.keep_state(self.slots.read(session.slot))
         self.leave(session)
         self.paged_out += 1
         keeping.leaving = True

@@ -154,6 +154,11 @@ class Sequences(Directory):
         self._check_room(count)
         return Reservation(self, count)
 
+    @property
+    def pending(self) -> int:
+        """Inputs admitted and not yet applied."""
+        return self._pending
+
     # --- the end ---
 
     async def flush(self) -> None:

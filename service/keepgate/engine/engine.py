@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class ComputeThread:
 class _Batch:
     """Items in the lanes that compute them. Item i is in lane i."""
 
-    __slots__ = ("error", "hidden", "inputs", "items", "lanes", "seconds")
+    __slots__ = ("asked", "error", "hidden", "inputs", "items", "lanes", "seconds")
 
     def __init__(self, items: list[Item[Job]], lanes: Lanes) -> None:
         self.items = items
@@ -77,6 +78,7 @@ class _Batch:
         self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
         self.error: Exception | None = None
         self.seconds = 0.0
+        self.asked = 0  # items of requests
 
 
 class Engine:
@@ -99,6 +101,7 @@ class Engine:
         self._compute_thread = compute
         self._on_done = on_done
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # a batch is no call's, whichever came first
         self._batcher: Batcher[Job] = Batcher(max_lanes=max_lanes, max_inputs=MAX_INPUTS, quantum=QUANTUM)
         # Two: one holds the results being handed out while the other computes.
         self._spare = [Lanes(network.spec, max_lanes=max_lanes, max_inputs=MAX_INPUTS) for _ in range(2)]
@@ -110,13 +113,15 @@ class Engine:
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""
         job.submitted = time.perf_counter()
+        if not job.quiet:
+            self.meter.taken += 1
         self._batcher.add(job)
         self._schedule()
 
     def _schedule(self) -> None:
         if not self._scheduled and not self._running:
             self._scheduled = True
-            self._loop.call_soon(self._tick)
+            self._loop.call_soon(self._tick, context=self._context)
 
     def _tick(self) -> None:
         self._scheduled = False
@@ -138,8 +143,10 @@ class Engine:
         now = time.perf_counter()
         try:
             for job, steps, last in items:
-                if not job.offset and not job.quiet:
-                    self.meter.queued += now - job.submitted
+                if not job.quiet:
+                    batch.asked += 1
+                    if not job.offset:
+                        self.meter.queued += now - job.submitted
                 end = job.offset + steps
                 score = job.kind is Kind.SCORE and not job.quiet
                 predict = last and not score and not job.quiet
@@ -241,6 +248,7 @@ class Engine:
         meter = self.meter
         meter.batches.add(len(batch.items))
         meter.computing += batch.seconds
+        meter.shared += batch.seconds * batch.asked
         now = time.perf_counter()
         for job in done:
             if job.quiet:

@@ -22,6 +22,7 @@ from keepgate.rpc.decode import well_formed
 from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Sequences
 from keepgate.sessions.session import Session
+from keepgate.telemetry.calls import current
 
 METHOD = "/keepgate.v1.Sequences/Stream"
 
@@ -34,6 +35,7 @@ class StepStream:
     ) -> None:
         self._sequences = sequences
         self._context = context
+        self._call = current()
         self._limit = sequences.settings.max_stream_pending
         # Weak: a stream may live for long, and must not keep the sessions that ended meanwhile.
         self._owned: weakref.WeakSet[Session[Outcome]] = weakref.WeakSet()
@@ -112,9 +114,9 @@ class StepStream:
             if job.reply is not None:
                 answer.step.CopyFrom(step_to(job.reply, replayed, model))
             elif job.error is not None:
-                answer.error.CopyFrom(to_status(job.error))
+                answer.error.CopyFrom(to_status(job.error, self._call))
         except Exception as error:  # as in `_take`
-            answer.error.CopyFrom(internal_status(error, METHOD))
+            answer.error.CopyFrom(internal_status(error, METHOD, self._call))
         self._flush(answer.session_id)
 
     def _flush(self, session_id: str) -> None:
