@@ -181,7 +181,8 @@ def test_what_is_loaded(server: ServerProcess) -> None:
 def test_openmetrics(server: ServerProcess) -> None:
     reply = get(server, "/metrics", Accept="application/openmetrics-text;version=1.0.0")
     assert reply.content_type.startswith("application/openmetrics-text")
-    families = {family.name: family for family in text_string_to_metric_families(reply.body)}
+    parsed = text_string_to_metric_families(reply.body)  # type: ignore[no-untyped-call]
+    families = {family.name: family for family in parsed}
     assert families["grpc_server_handled"].type == "counter"
     assert families["keepgate_step_seconds"].type == "histogram"
     assert get(server, "/metrics").content_type.startswith("text/plain")

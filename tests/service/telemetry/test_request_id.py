@@ -66,7 +66,7 @@ def test_every_call_has_its_own(wire: Wire) -> None:
 def test_an_error_has_it(wire: Wire) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         wire.sequences.Step(step("nobody", "a"), metadata=((KEY, "mine"),), timeout=DEADLINE)
-    assert of(caught.value.trailing_metadata()) == ["mine"]  # type: ignore[attr-defined]
+    assert of(caught.value.trailing_metadata()) == ["mine"]
     assert failure(lambda: wire.step("nobody", "a")).request_id
 
 
