@@ -20,10 +20,11 @@ COPY --from=build /opt/keepgate /opt/keepgate
 ENV PATH=/opt/keepgate/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     KEEPGATE_HOST=0.0.0.0 \
+    KEEPGATE_HTTP_ADDRESS=0.0.0.0:8002 \
     KEEPGATE_LOG_FORMAT=json \
     KEEPGATE_KERNEL_CACHE=/opt/keepgate/kernel-cache
 USER 10001
-EXPOSE 8001
+EXPOSE 8001 8002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["keepgate", "health"]
 ENTRYPOINT ["keepgate"]

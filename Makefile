@@ -21,7 +21,7 @@ $(VENV)/runtime: constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
 	@touch $@
 
 $(VENV)/development: $(VENV)/runtime
-	$(PIP) install --constraint constraints.txt --editable 'service[redis]' $(DEVELOPMENT)
+	$(PIP) install --constraint constraints.txt --editable 'service[otel,redis]' $(DEVELOPMENT)
 	@touch $@
 
 .PHONY: setup

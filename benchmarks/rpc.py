@@ -208,6 +208,7 @@ def keepgate_server(folder: Path, models: list[str], **settings: str) -> Iterato
         "KEEPGATE_MODELS": str(folder / "models"),
         "KEEPGATE_PORT": "0",
         "KEEPGATE_ADMIN_ADDRESS": "",
+        "KEEPGATE_HTTP_ADDRESS": "127.0.0.1:0",
         "KEEPGATE_READY_FILE": str(ready),
         "KEEPGATE_LOG_LEVEL": "error",
         **settings,

@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         description="host:port of the Admin service, for the operator alone; port 0 takes a free one, empty "
         "turns it off",
     )
+    http_address: Annotated[str, AfterValidator(_checked_address)] = Field(
+        "127.0.0.1:8002",
+        description="host:port for metrics and health over HTTP; port 0 takes a free one, empty turns it off",
+    )
     oip_repository_control: bool = Field(
         False,
         description="whether clients of the Open Inference Protocol may load and unload models",
@@ -144,6 +148,9 @@ class Settings(BaseSettings):
     log_format: Literal["human", "json"] = Field("human", description="how log lines look")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log lines written"
+    )
+    traces: str = Field(
+        "", description="OTLP endpoint (gRPC) that gets a span of each call, http://HOST:4317; empty: none"
     )
 
     @property

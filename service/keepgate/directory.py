@@ -9,6 +9,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -61,6 +62,9 @@ class Directory:
         self.keeper = keeper
         self.table: SessionTable[Outcome] = SessionTable()
         self.draining = asyncio.Event()
+        self.opened: Counter[ModelKey] = Counter()
+        self.adopted: Counter[ModelKey] = Counter()  # those that came from the store
+        self.ended: Counter[tuple[ModelKey, type[SessionGoneError]]] = Counter()
         self._clock = clock
         self._residents: dict[ModelKey, Residents] = {}
         self._claims: dict[str, asyncio.Future[None]] = {}
@@ -130,6 +134,7 @@ class Directory:
         session = self.table.open(
             session_id, model.key, keeping, self._clock(), ttl=ttl, position=history.position
         )
+        self.opened[model.key] += 1
         self._bind(session)
         if twin_of is not None:
             self.residents(model.key).share(twin_of, session)
@@ -159,6 +164,10 @@ class Directory:
 
     def residents(self, key: ModelKey) -> Residents:
         return self._residents[key]
+
+    def served(self) -> list[tuple[ModelKey, Residents]]:
+        """Each loaded model's; safe in any thread."""
+        return list(self._residents.items())
 
     async def close(self, session: Session[Outcome]) -> int:
         """End a session; its last position. Raises SessionGoneError."""
@@ -255,6 +264,7 @@ class Directory:
             held.session_id, model.key, keeping, self._clock(), ttl=keeping.meta.ttl, position=held.position
         )
         session.may_have_lost = True
+        self.adopted[model.key] += 1
         self._bind(session)
 
     def settle_end(self, session: Session[Outcome]) -> None:
@@ -267,4 +277,6 @@ class Directory:
                 session.bound.over(session)
             return
         self.residents(session.model).remove(session)
+        if not session.keeping.is_over:  # this may be said more than once
+            self.ended[session.model, session.ended] += 1
         self.keeper.over(session.keeping, session.ended)

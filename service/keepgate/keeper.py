@@ -188,6 +188,11 @@ class Keeper:
                 earlier.keeping.write(at_once=True)
             await earlier.told.wait()
 
+    @property
+    def journals(self) -> Mapping[str, Journal]:
+        """By what they are for: "spill" of sessions without durability, "durable" if there is a store."""
+        return {"spill": self._passing} | ({"durable": self._lasting} if self._lasting is not None else {})
+
     async def flush(self) -> None:
         """Write all that the store does not know."""
         if self._lasting is not None:

@@ -10,11 +10,14 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
+from keepgate.telemetry.calls import add_call
+
 
 def configure_logs(log_format: Literal["human", "json"], level: str) -> None:
     """Send structlog and logging to stderr, at `level` and above."""
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
+        add_call,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
@@ -35,8 +38,10 @@ def configure_logs(log_format: Literal["human", "json"], level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Numba logs every compiled byte code at debug level; nobody who debugs a server wants that.
+    # Numba logs every compiled byte code at debug level, and gRPC every message; nobody who debugs a server
+    # wants that.
     logging.getLogger("numba").setLevel(logging.WARNING)
+    logging.getLogger("grpc._cython.cygrpc").setLevel(logging.INFO)
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_dead_call)
     structlog.configure(
         processors=[

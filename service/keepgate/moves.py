@@ -60,8 +60,7 @@ async def rewind(sequences: Sequences, session: Session[Outcome], position: int)
     if position == session.position:
         return
     residents.leave(session)
-    keeping.history = history
-    keeping.leaving = False
+    keeping.restore(history)
     history.rewind(position)
     sequences.table.move(session, position)
     residents.bring(session)

@@ -51,11 +51,11 @@ class Residents:
         self.paged_out = 0
         self.paged_in = 0
         self.meter = engine.meter
-        self._slots = model.network.slots
+        self.slots = model.network.slots
         self._engine = engine
         self._settings = settings
         self._on_failed = on_failed
-        self._recent: OrderedDict[Session[Any], None] = OrderedDict()  # those with slots, the last used last
+        self.recent: OrderedDict[Session[Any], None] = OrderedDict()  # those with slots, the last used last
         self._jobs: dict[Session[Any], list[Job]] = {}  # of sessions that are on their way to a slot
         self._replaying: set[Session[Any]] = set()
         self._queue: deque[Callable[[int], None]] = deque()  # those who wait for a slot
@@ -67,14 +67,14 @@ class Residents:
 
     def add(self, session: Session[Any]) -> None:
         """A session that was given a slot of this model."""
-        self._recent[session] = None
+        self.recent[session] = None
 
     def submit(self, session: Session[Any], job: Job) -> None:
         """Have a job done on the session's state, after those that were given before."""
         jobs = self._jobs.get(session)
         if jobs is not None:
             jobs.append(job)
-        elif session.slot != NO_SLOT and (not self._slots.is_shared(session.slot) or self._own(session)):
+        elif session.slot != NO_SLOT and (not self.slots.is_shared(session.slot) or self._own(session)):
             self._hand(session, job)
         else:
             self._jobs[session] = [job]
@@ -86,7 +86,7 @@ class Residents:
 
     def is_ready(self, session: Session[Any]) -> bool:
         """Whether the session's state is in a slot of its own, and nothing is being done with it."""
-        return session.slot != NO_SLOT and not self._slots.is_shared(session.slot) and self.is_idle(session)
+        return session.slot != NO_SLOT and not self.slots.is_shared(session.slot) and self.is_idle(session)
 
     def bring(self, session: Session[Any]) -> None:
         """Have an idle session's state in a slot soon."""
@@ -96,7 +96,7 @@ class Residents:
 
     def used(self, session: Session[Any]) -> None:
         """The session was used just now; it gives up its slot after all others."""
-        recent = self._recent
+        recent = self.recent
         if session in recent:
             recent.move_to_end(session)
 
@@ -116,9 +116,9 @@ class Residents:
     @property
     def is_unused(self) -> bool:
         """Whether there is neither work nor state: whatever is on its way has a slot, or is noted here."""
-        if self._recent or self._jobs or self._replaying or self._queue or self._tasks:
+        if self.recent or self._jobs or self._replaying or self._queue or self._tasks:
             return False
-        return self._slots.free == self._slots.capacity
+        return self.slots.free == self.slots.capacity
 
     def remove(self, session: Session[Any]) -> None:
         """The session is over, and nothing is in flight. Its slot is free once no replay needs it."""
@@ -128,8 +128,8 @@ class Residents:
             session.bound.suspend(session)
         slot = session.take_free_slot()
         if slot is not None:
-            self._recent.pop(session, None)
-            if self._slots.release(slot):
+            self.recent.pop(session, None)
+            if self.slots.release(slot):
                 self.serve_queue()
 
     def leave(self, session: Session[Any]) -> None:
@@ -138,16 +138,16 @@ class Residents:
             session.bound.suspend(session)
         slot, session.slot = session.slot, NO_SLOT
         if slot != NO_SLOT:
-            del self._recent[session]
-            self._slots.release(slot)
+            del self.recent[session]
+            self.slots.release(slot)
 
     def share(self, session: Session[Any], twin: Session[Any]) -> None:
         """Give `twin` the state of an idle session: the same slot, till one of them is stepped."""
         if session.slot != NO_SLOT:
             if session.bound is not None:
                 session.bound.suspend(session)
-            twin.slot = self._slots.share(session.slot)
-            self._recent[twin] = None
+            twin.slot = self.slots.share(session.slot)
+            self.recent[twin] = None
 
     def with_slot(self, then: Callable[[int], None]) -> None:
         """Call `then` with a slot of its own, at once or when there is one; zeros are in it."""
@@ -159,13 +159,13 @@ class Residents:
 
     def release(self, slot: int) -> None:
         """Give back what `with_slot` gave."""
-        self._slots.release(slot)
+        self.slots.release(slot)
         self.serve_queue()
 
     async def state(self, session: Session[Any]) -> bytes:
         """The state of an idle session. Raises as `recall`."""
         if session.slot != NO_SLOT and self.is_idle(session):
-            return self._slots.read(session.slot)
+            return self.slots.read(session.slot)
         history = await self.recall(session)
         return await self.replay(history, history.position)
 
@@ -201,7 +201,7 @@ class Residents:
 
         def begin(slot: int) -> None:
             if state is not None:
-                self._slots.write(slot, state)
+                self.slots.write(slot, state)
             if inputs is None:
                 finish(slot)
                 return
@@ -211,7 +211,7 @@ class Residents:
 
         def finish(slot: int) -> None:
             if not done.done():
-                done.set_result(self._slots.read(slot))
+                done.set_result(self.slots.read(slot))
             self.release(slot)
 
         def fail(slot: int, error: Exception) -> None:
@@ -230,7 +230,7 @@ class Residents:
 
         def begin(slot: int) -> None:
             if state is not None:
-                self._slots.write(slot, state)
+                self.slots.write(slot, state)
             jobs[-1].when_done(lambda _: self.release(slot))
             for job in jobs:
                 job.slot = slot
@@ -258,11 +258,11 @@ class Residents:
 
     def _own(self, session: Session[Any]) -> bool:
         """Whether the session's slot is its own, now if not before. If not, it has none any more."""
-        if not self._slots.is_shared(session.slot):
+        if not self.slots.is_shared(session.slot):
             return True
-        own = self._slots.separate(session.slot)
+        own = self.slots.separate(session.slot)
         if own is None and self._give_up_one():
-            own = self._slots.separate(session.slot)
+            own = self.slots.separate(session.slot)
         if own is not None:
             session.slot = own
             return True
@@ -288,9 +288,7 @@ class Residents:
             log.error("a session could not be fetched", session=session.session_id, exc_info=error)
             self._on_failed(session, self._jobs.pop(session), SessionLostError(session.session_id))
             return
-        if session.keeping.history is None:
-            session.keeping.history = history
-        session.keeping.leaving = False
+        session.keeping.restore(session.keeping.history or history)
         self.paged_in += 1
         self.with_slot(lambda slot: self._place(session, slot))
 
@@ -304,9 +302,9 @@ class Residents:
         keeping.leaving = False
         state, start, inputs = keeping.known.state_before(session.position)
         if state is not None:
-            self._slots.write(slot, state)
+            self.slots.write(slot, state)
         session.slot = slot
-        self._recent[session] = None
+        self.recent[session] = None
         if inputs is not None:
             self._replaying.add(session)
             replay = Job(inputs, start, slot=slot, quiet=True)
@@ -321,22 +319,22 @@ class Residents:
             self.remove(session)
 
     def _allocate(self) -> int | None:
-        slot = self._slots.allocate()
+        slot = self.slots.allocate()
         while slot is None and self._give_up_one():
-            slot = self._slots.allocate()
+            slot = self.slots.allocate()
         return slot
 
     def _give_up_one(self) -> bool:
         """Page out the session that was used least recently, of some that are idle. Whether one was."""
-        for _ in range(0, len(self._recent) + LOOKED_AT, LOOKED_AT):
+        for _ in range(0, len(self.recent) + LOOKED_AT, LOOKED_AT):
             any_bound = False
-            for session in list(islice(self._recent, LOOKED_AT)):
+            for session in list(islice(self.recent, LOOKED_AT)):
                 spare = session.bound is None or session.bound.spares(session)
                 if spare and self.is_idle(session):
                     self._page_out(session)
                     return True
                 any_bound |= session.bound is not None
-                self._recent.move_to_end(session)
+                self.recent.move_to_end(session)
             if not any_bound:  # one that was only used lately is spared when it is asked again
                 return False
         return False
@@ -344,7 +342,7 @@ class Residents:
     def _page_out(self, session: Session[Any]) -> None:
         keeping = session.keeping
         if session.position == keeping.known.position:
-            keeping.known.keep_state(self._slots.read(session.slot))
+            keeping.known.keep_state(self.slots.read(session.slot))
         self.leave(session)
         self.paged_out += 1
         keeping.leaving = True

@@ -174,6 +174,11 @@ class Sequences(Directory):
         self.check_room(count)
         return Reservation(self, count)
 
+    @property
+    def pending(self) -> int:
+        """Inputs admitted and not yet applied."""
+        return self._pending
+
     # --- the end ---
 
     async def flush(self) -> None:

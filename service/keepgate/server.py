@@ -32,6 +32,7 @@ from keepgate.sessions.stores import open_store, spill_store
 from keepgate.sessions.stores.base import Store
 from keepgate.signals import Signals
 from keepgate.swap import Swap, make_ready
+from keepgate.telemetry.start import Telemetry
 
 EXPIRY_SECONDS = 0.5
 """How often idle sessions, and models that nobody uses any more, are looked for. A session is refused at its
@@ -68,18 +69,20 @@ async def _serve(settings: Settings) -> None:
     begin = time.perf_counter()
     if settings.ready_file is not None:
         ready.check(settings.ready_file)  # loading the models takes a while
+    telemetry = Telemetry(settings)
     registry = _load_models(settings)
     sequences = Sequences(registry, settings, Keeper(registry, settings, _store(settings), spill_store()))
     swap = Swap(sequences)
     try:
         await sequences.recover()
-        guard = CallGuard(settings.max_calls)
+        guard = CallGuard(settings.max_calls, telemetry.calls)
         server = grpc.aio.server(interceptors=(guard,), options=options(settings))
         status = add_services(server, sequences, swap)
         port = listen(server, "host, port", join(settings.host, settings.port))
         signals = Signals(swap)  # before anyone can know that the server is ready
         admin = AdminServicer(sequences, swap, guard, signals.first.set)
-        admin_server, admin_address = await start_admin(settings, admin)
+        admin_server, admin_address = await start_admin(settings, admin, telemetry.calls)
+        http_address = await telemetry.start(sequences, status)
         await server.start()
         for name in ("", *SERVICES):
             await status.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -92,6 +95,7 @@ async def _serve(settings: Settings) -> None:
             "ready",
             address=address,
             admin=admin_address,
+            http=http_address,
             version=__version__,
             kernel=cpu_info()["rung"],
             threads=settings.thread_count,
@@ -108,6 +112,7 @@ async def _serve(settings: Settings) -> None:
     finally:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
+        await telemetry.stop()
         await swap.close()
         await _stop(sequences)
 

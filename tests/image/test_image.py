@@ -123,6 +123,8 @@ def test_install_serve_health_stop(image: Image) -> None:
         "0",
         "--admin-address",
         "",
+        "--http-address",
+        "127.0.0.1:0",
     ]
     begin = time.monotonic()
     with tempfile.TemporaryFile() as log:

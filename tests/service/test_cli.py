@@ -33,6 +33,7 @@ COMMANDS = [
     "import",
     "info",
     "health",
+    "top",
     "reload",
     "load",
     "unload",
@@ -296,7 +297,7 @@ def test_serve_takes_flags_over_environment_over_file(repository: Path, tmp_path
     config.write_text('max_sessions = 1\nlog_format = "json"\nmodels = "/nowhere"\n')
     ready = tmp_path / "ready"
     command = [*KEEPGATE, "serve", "--models", str(repository), "--port", "0", "--ready-file", str(ready)]
-    command += ["--admin-address", "127.0.0.1:0"]
+    command += ["--admin-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"]
     # --models beats KEEPGATE_MODELS, which beats the file's; max_sessions comes from the file.
     extra = {"KEEPGATE_CONFIG": str(config), "KEEPGATE_MODELS": "/elsewhere"}
     with subprocess.Popen(

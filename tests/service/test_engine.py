@@ -8,8 +8,9 @@ import time
 
 import numpy as np
 import pytest
+from keepgate.engine.compute import ComputeThread
 from keepgate.engine.cost import CostModel
-from keepgate.engine.engine import QUANTUM, ComputeThread, Engine
+from keepgate.engine.engine import QUANTUM, Engine
 from keepgate.engine.job import Job, Prediction, Scores
 from keepgate.errors import ComputationError, NotFiniteError, QueueTimeoutError
 from keepgate.request import Kind, Options, Wants

@@ -32,6 +32,7 @@ class ServerProcess:
         defaults = {
             "port": 0,
             "admin_address": "127.0.0.1:0",
+            "http_address": "127.0.0.1:0",
             "ready_file": self._ready,
             "log_format": "json",
         }
@@ -64,14 +65,23 @@ class ServerProcess:
 
     @property
     def admin_address(self) -> str:
-        """Where the Admin service is, as a log in JSON tells."""
+        """Where the Admin service is."""
+        return self._told("admin")
+
+    @property
+    def http_address(self) -> str:
+        """Where metrics and health are."""
+        return self._told("http")
+
+    def _told(self, what: str) -> str:
+        """An address, as a log in JSON tells when the server is ready."""
         deadline = time.monotonic() + START_SECONDS
         while '"event": "ready"' not in self.log():  # it comes after the ready file
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the log does not say that the server is ready:\n{self.log()}")
             time.sleep(POLL_SECONDS)
         ready = next(line for line in self.log().splitlines() if '"event": "ready"' in line)
-        return str(json.loads(ready)["admin"])
+        return str(json.loads(ready)[what])
 
     @property
     def resident_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,6 +124,7 @@ class Failure:
     metadata: dict[str, str]
     field: str = ""
     retry_after: float = 0.0
+    request_id: str = dataclasses.field(default="", compare=False)
 
 
 def failure(call: Callable[[], Any]) -> Failure:
@@ -139,9 +141,11 @@ def take_apart(status: status_pb2.Status) -> Failure:
     info = error_details_pb2.ErrorInfo()
     request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
+    asked = error_details_pb2.RequestInfo()
     for detail in status.details:
-        assert detail.Unpack(info) or detail.Unpack(request) or detail.Unpack(retry), detail
+        assert any(detail.Unpack(kind) for kind in (info, request, retry, asked)), detail
     assert info.domain == "keepgate"
+    assert asked.request_id
     return Failure(
         code=next(code.name for code in grpc.StatusCode if code.value[0] == status.code),
         reason=info.reason,
@@ -149,4 +153,5 @@ def take_apart(status: status_pb2.Status) -> Failure:
         metadata=dict(info.metadata),
         field=request.field_violations[0].field if request.field_violations else "",
         retry_after=retry.retry_delay.ToNanoseconds() / 1e9,
+        request_id=asked.request_id,
     )

@@ -56,7 +56,7 @@ def running_server(models: Path | None) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="keepgate-demo-") as folder:
         ready, log = Path(folder) / "ready", Path(folder) / "log"
         command = [sys.executable, "-m", "keepgate", "serve", "--port", "0", "--ready-file", str(ready)]
-        command += ["--admin-address", ""]  # nobody is to administer it
+        command += ["--admin-address", "", "--http-address", ""]  # nobody is to administer or watch it
         if models:
             command += ["--models", str(models)]
         with log.open("w") as output:

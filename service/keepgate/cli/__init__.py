@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from keepgate.cli import admin, generate, info, inspect, score, serve, sessions
+from keepgate.cli import admin, generate, info, inspect, score, serve, sessions, top
 from keepgate.cli.output import Commands
 
 app = typer.Typer(
@@ -58,6 +58,7 @@ app.command()(sessions.export)
 app.command(name="import")(sessions.import_session)
 app.command()(info.info)
 app.command()(info.health)
+app.command()(top.top)
 app.command()(admin.reload)
 app.command()(admin.load)
 app.command()(admin.unload)

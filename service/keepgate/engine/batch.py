@@ -22,11 +22,12 @@ log = structlog.get_logger(__name__)
 class Batch:
     """Items in the lanes that compute them, item i in lane i. Or a frame, and no items.
 
-    size: sessions. inputs: of all of them. seconds: that the computation took. error: why there are no
-    answers; whatever goes wrong goes there, for it must not end the engine.
+    size: sessions. inputs: of all of them. asked: those of them that a request is about. seconds: that the
+    computation took. error: why there are no answers; whatever goes wrong goes there, for it must not end the
+    engine.
     """
 
-    __slots__ = ("error", "frame", "hidden", "inputs", "items", "lanes", "seconds", "size")
+    __slots__ = ("asked", "error", "frame", "hidden", "inputs", "items", "lanes", "seconds", "size")
 
     def __init__(self, lanes: Lanes) -> None:
         self.lanes = lanes
@@ -34,6 +35,7 @@ class Batch:
         self.frame: Frame | None = None
         self.size = 0
         self.inputs = 0
+        self.asked = 0
         self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
         self.error: Exception | None = None
         self.seconds = 0.0
@@ -48,8 +50,10 @@ class Batch:
             for job, steps, last in items:
                 self.inputs += steps
                 begin, quiet = job.offset, job.quiet
-                if not begin and not quiet:
-                    meter.queued += now - job.submitted
+                if not quiet:
+                    self.asked += 1
+                    if not begin:
+                        meter.queued += now - job.submitted
                 end = begin + steps
                 score = job.kind is Kind.SCORE and not quiet
                 predict = last and not score and not quiet
@@ -70,7 +74,7 @@ class Batch:
     def take_frame(self, frame: Frame, meter: Meter) -> None:
         """Fill the lanes with a frame."""
         self.frame = frame
-        self.size = self.inputs = len(frame)
+        self.size = self.inputs = self.asked = len(frame)
         try:
             frame.fill(self.lanes)
             frame.count(meter, time.perf_counter())

@@ -13,6 +13,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 
 import structlog
 from keepgate_kernels import Lanes, Network
@@ -57,6 +58,7 @@ class Engine:
         self._compute_thread = compute
         self._on_done = on_done
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()  # a batch is no call's, whichever came first
         self._batcher: Batcher[Job] = Batcher(max_lanes=max_lanes, max_inputs=MAX_INPUTS, quantum=QUANTUM)
         # Two: one holds the results being handed out while the other computes.
         self._spare = [Lanes(network.spec, max_lanes=max_lanes, max_inputs=MAX_INPUTS) for _ in range(2)]
@@ -71,6 +73,7 @@ class Engine:
         """Take a frame of at most max_lanes rows. Frames are computed in their order; sessions that have one
         here must have no job here."""
         self._frames.append(frame)
+        self.meter.taken += len(frame)
         if self._handing_out:
             self._schedule()
         elif not (self._scheduled or self._running):
@@ -82,6 +85,8 @@ class Engine:
         """Take a job. It will be done, whoever stops waiting for it."""
         job.submitted = time.perf_counter()
         self._has_deadlines |= job.deadline > 0
+        if not job.quiet:
+            self.meter.taken += 1
         if job.alone and is_plain(job) and self._may_run_alone():
             self._run_alone(job)
             return
@@ -91,7 +96,7 @@ class Engine:
     def _schedule(self) -> None:
         if not self._scheduled and not self._running:
             self._scheduled = True
-            self._loop.call_soon(self._tick)
+            self._loop.call_soon(self._tick, context=self._context)
 
     def _tick(self) -> None:
         self._scheduled = False
@@ -156,7 +161,7 @@ class Engine:
     def _run_alone(self, job: Job) -> None:
         seconds = run(self._network, self._spare[-1], job)
         self._cost.learn(1, seconds)
-        self._count(1, seconds, [job])
+        self._count(1, 1, seconds, [job])
         self._tell([job])
 
     def _run_here(self, batch: Batch) -> None:
@@ -216,7 +221,7 @@ class Engine:
         batch.read()
         batch.lanes.clear()
         self._spare.append(batch.lanes)
-        self._count(batch.size, batch.seconds, done)
+        self._count(batch.size, batch.asked, batch.seconds, done)
         if batch.frame is not None:
             self._hand_out_frame(batch.frame, batch.error)
         self._tell(done)
@@ -243,10 +248,11 @@ class Engine:
         finally:
             self._handing_out = False
 
-    def _count(self, sessions: int, seconds: float, done: list[Job]) -> None:
+    def _count(self, sessions: int, asked: int, seconds: float, done: list[Job]) -> None:
         meter = self.meter
         meter.batches.add(sessions)
         meter.computing += seconds
+        meter.shared += seconds * asked
         now = time.perf_counter()
         for job in done:
             if job.quiet:

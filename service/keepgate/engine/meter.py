@@ -57,20 +57,35 @@ class Histogram:
 
 
 class Meter:
-    """succeeded, failed: requests that were computed, or ended by an error in computing. inputs: those that
-    were applied. batches: by the number of their sessions. queued: seconds that requests waited for their
-    first batch, in all. computing: seconds of all batches. answered: seconds from a request's submission to
-    its answer. last: time of day of the last answer, in seconds since 1970; 0 before any.
+    """taken: requests that came; each ends as one of the next two, or is in work. succeeded, failed: requests
+    that were computed, or ended by an error in computing. inputs: those that were applied. batches: by the
+    number of their sessions. queued: seconds that requests waited for their first batch, in all. computing:
+    seconds of all batches; shared: the same, each batch once for every request in it. answered: seconds from
+    a request's submission to its answer. last: time of day of the last answer, in seconds since 1970; 0
+    before any.
     """
 
-    __slots__ = ("answered", "batches", "computing", "failed", "inputs", "last", "queued", "succeeded")
+    __slots__ = (
+        "answered",
+        "batches",
+        "computing",
+        "failed",
+        "inputs",
+        "last",
+        "queued",
+        "shared",
+        "succeeded",
+        "taken",
+    )
 
     def __init__(self) -> None:
         self.succeeded = 0
         self.failed = 0
+        self.taken = 0
         self.inputs = 0
         self.queued = 0.0
         self.computing = 0.0
+        self.shared = 0.0
         self.last = 0.0
         self.batches = Histogram(BATCH_BOUNDS)
         self.answered = Histogram(SECONDS_BOUNDS)

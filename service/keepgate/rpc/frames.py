@@ -23,6 +23,7 @@ from keepgate.rpc.convert import MAX_FEATURE, sampling_from
 from keepgate.rpc.decode import well_formed
 from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Sequences
+from keepgate.telemetry.calls import Call, current
 
 METHOD = "/keepgate.v1.Sequences/StreamFrames"
 FRAMES_PENDING = 16
@@ -39,6 +40,7 @@ class FrameStream:
     def __init__(self, sequences: Sequences, context: Context) -> None:
         self._sequences = sequences
         self._context = context
+        self._call = current()
         self._columns: Columns | None = None
         self._ready: deque[pb.FramesResponse] = deque()
         self._unwritten = 0
@@ -168,9 +170,9 @@ class FrameStream:
     def _answer(self, request_id: int, answer: Answer, log_probabilities: bool) -> None:
         message = pb.FramesResponse(request_id=request_id)
         try:
-            _fill(message.frame, answer, log_probabilities)
+            _fill(message.frame, answer, log_probabilities, self._call)
         except Exception as error:  # as in `_take`
-            message.error.CopyFrom(internal_status(error, METHOD))
+            message.error.CopyFrom(internal_status(error, METHOD, self._call))
         self._say(message)
 
 
@@ -217,7 +219,7 @@ def _inputs(frame: pb.Frame, model: LoadedModel, count: int) -> NDArray[Any]:
     return tokens
 
 
-def _fill(message: pb.FrameAnswer, answer: Answer, log_probabilities: bool) -> None:
+def _fill(message: pb.FrameAnswer, answer: Answer, log_probabilities: bool, call: Call | None) -> None:
     if answer.outputs.shape[1]:
         message.outputs = answer.outputs.astype("<f4", copy=False).tobytes()
     else:
@@ -226,5 +228,5 @@ def _fill(message: pb.FrameAnswer, answer: Answer, log_probabilities: bool) -> N
             message.log_probabilities = answer.log_probabilities.astype("<f4", copy=False).tobytes()
     message.replayed = answer.replayed
     for row in sorted(answer.errors):
-        message.errors.append(pb.RowError(row=row, status=to_status(answer.errors[row])))
+        message.errors.append(pb.RowError(row=row, status=to_status(answer.errors[row], call)))
     message.SetInParent()

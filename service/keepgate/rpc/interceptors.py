@@ -12,6 +12,7 @@ import grpc
 from keepgate.errors import CallsExhaustedError, DrainingError, RequestError
 from keepgate.rpc.decode import tolerant, well_formed
 from keepgate.rpc.status import abort, internal_status, to_status
+from keepgate.telemetry.calls import KINDS, Calls, counted_answers, counted_requests
 
 PREFIXES = ("/keepgate.", "/inference.")
 
@@ -20,10 +21,12 @@ Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
 
 class CallGuard(grpc.aio.ServerInterceptor):
     """Servicers raise domain errors; this maps them. They are coroutines that write to the context,
-    never generators. limit: calls at once; more are refused before anything is done for them."""
+    never generators. limit: calls at once; more are refused before anything is done for them. calls: where
+    what becomes of each is noted."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, calls: Calls | None = None) -> None:
         self._limit = limit
+        self._calls = Calls() if calls is None else calls
         self._handlers: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._cutting = False
@@ -66,10 +69,11 @@ class CallGuard(grpc.aio.ServerInterceptor):
             (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
         }
         behaviour, build = kinds[handler.request_streaming, handler.response_streaming]
+        noted = self._calls.method(method, KINDS[handler.request_streaming, handler.response_streaming])
         return build(
-            self._wrap(behaviour, method),
-            request_deserializer=tolerant(handler.request_deserializer, method),
-            response_serializer=handler.response_serializer,
+            self._calls.watched(self._wrap(behaviour, method), noted),
+            request_deserializer=counted_requests(tolerant(handler.request_deserializer, method), noted),
+            response_serializer=counted_answers(handler.response_serializer, noted),
         )
 
     def _wrap(self, behaviour: Behaviour, method: str) -> Behaviour:

@@ -23,6 +23,7 @@ from keepgate.rpc.native import ModelsServicer, SequencesServicer
 from keepgate.rpc.oip.servicer import InferenceServicer
 from keepgate.sequences import Sequences
 from keepgate.swap import Swap
+from keepgate.telemetry.calls import Calls
 
 SERVICES = (
     sequences_pb2.DESCRIPTOR.services_by_name["Sequences"].full_name,
@@ -84,9 +85,12 @@ def listen(server: grpc.aio.Server, setting: str, address: str) -> int:
     return int(port)
 
 
-async def start_admin(settings: Settings, servicer: AdminServicer) -> tuple[grpc.aio.Server, str]:
+async def start_admin(
+    settings: Settings, servicer: AdminServicer, calls: Calls
+) -> tuple[grpc.aio.Server, str]:
     """The server of the Admin service, for which no drain waits, and its address, "" if it is turned off."""
-    server = grpc.aio.server(interceptors=(CallGuard(settings.max_calls),), options=options(settings))
+    guard = CallGuard(settings.max_calls, calls)
+    server = grpc.aio.server(interceptors=(guard,), options=options(settings))
     address = settings.admin_address
     if address:
         admin_pb2_grpc.add_AdminServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]

@@ -48,6 +48,7 @@ from keepgate.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
+from keepgate.telemetry.calls import REQUEST_ID, Call, current
 
 DOMAIN = "keepgate"
 INTERNAL_REASON = "INTERNAL"
@@ -87,8 +88,11 @@ CODES: Mapping[type[RequestError], grpc.StatusCode] = {
 }
 
 
-def to_status(error: RequestError) -> status_pb2.Status:
-    """A google.rpc.Status with details. It travels in trailers, or in-band in a stream."""
+def to_status(error: RequestError, call: Call | None = None) -> status_pb2.Status:
+    """A google.rpc.Status with details. It travels in trailers, or in-band in a stream.
+
+    call: whose error it is; None for the one that this runs in.
+    """
     status = _status(CODES[type(error)], str(error), error.reason, error.metadata)
     if isinstance(error, InvalidArgumentError):
         violation = error_details_pb2.BadRequest.FieldViolation(
@@ -99,25 +103,37 @@ def to_status(error: RequestError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(round(error.retry_after * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    return status
+    return _noted(status, error.reason, call)
 
 
-def internal_status(error: Exception, method: str) -> status_pb2.Status:
+def internal_status(error: Exception, method: str, call: Call | None = None) -> status_pb2.Status:
     """For what nobody expected, a bug: the log gets the error, the client only where to look."""
-    request_id = secrets.token_hex(REQUEST_ID_BYTES)
+    call = call or current()
+    request_id = call.request_id if call is not None else secrets.token_hex(REQUEST_ID_BYTES)
     log.error("call failed", method=method, request_id=request_id, exc_info=error)
-    return _status(
+    status = _status(
         grpc.StatusCode.INTERNAL,
         f"internal error; the server's log has it under request id {request_id}",
         INTERNAL_REASON,
         {"request_id": request_id},
     )
+    return _noted(status, INTERNAL_REASON, call)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], status: status_pb2.Status) -> NoReturn:
     """End the call with a status. Raises grpc.aio's AbortError."""
     plain = rpc_status.to_status(status)
-    await context.abort(plain.code, plain.details, plain.trailing_metadata)
+    trailing = plain.trailing_metadata
+    call = current()
+    if call is not None:
+        call.code = plain.code
+        trailing = (*trailing, (REQUEST_ID, call.request_id))
+    await context.abort(plain.code, plain.details, trailing)
+
+
+def _noted(status: status_pb2.Status, reason: str, call: Call | None) -> status_pb2.Status:
+    call = call or current()
+    return status if call is None else call.noted(status, reason)
 
 
 def _status(

@@ -23,6 +23,7 @@ from keepgate.rpc.decode import well_formed
 from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Sequences
 from keepgate.sessions.session import Session
+from keepgate.telemetry.calls import Call, current
 
 METHOD = "/keepgate.v1.Sequences/Stream"
 
@@ -41,7 +42,7 @@ class Due(NamedTuple):
     def is_complete(self) -> bool:
         return self.job is None or self.job.settled
 
-    def answer(self) -> pb.StreamResponse:
+    def answer(self, call: Call | None) -> pb.StreamResponse:
         """Made when it is complete, and in place: protobuf copies what is put into a message."""
         answer = pb.StreamResponse(request_id=self.request_id, session_id=self.session_id)
         error, job = self.error, self.job
@@ -53,9 +54,9 @@ class Due(NamedTuple):
         except Exception as bug:  # unanswered, this step would keep the call from ending
             error = bug
         if isinstance(error, RequestError):
-            answer.error.CopyFrom(to_status(error))
+            answer.error.CopyFrom(to_status(error, call))
         elif error is not None:
-            answer.error.CopyFrom(internal_status(error, METHOD))
+            answer.error.CopyFrom(internal_status(error, METHOD, call))
         return answer
 
 
@@ -68,6 +69,7 @@ class StepStream:
         self._sequences = sequences
         self._context = context
         self._loop = asyncio.get_running_loop()
+        self._call = current()
         self._limit = sequences.settings.max_stream_pending
         self._max_inputs = sequences.settings.max_inputs_per_request
         # Weak: a stream may live for long, and must not keep the sessions that ended meanwhile.
@@ -152,7 +154,7 @@ class StepStream:
         if before is not None:
             before.append(due)
         elif due.is_complete:
-            self._ready.append(due.answer())
+            self._ready.append(due.answer(self._call))
             self._wake()
             return
         else:
@@ -166,7 +168,7 @@ class StepStream:
         if due is None:
             return
         while due and due[0].is_complete:
-            self._ready.append(due.popleft().answer())
+            self._ready.append(due.popleft().answer(self._call))
         if not due:
             del self._due[session_id]
         self._wake()

@@ -130,6 +130,8 @@ class Keeping:
         self._returned: Change | None = None
         self._waiting: list[Callable[[Refusal | None], None]] = []
         self._in_commit: list[Callable[[Refusal | None], None]] = []
+        if history is None:
+            journal.away[meta.model] += 1
 
     @property
     def durability(self) -> Durability:
@@ -161,8 +163,17 @@ class Keeping:
         self._noted = True
         self.journal.write(self, at_once=at_once)
 
+    def restore(self, history: History) -> None:
+        """The history is in memory again, and stays till the session gives its slot up."""
+        if self.history is None and not self._over:
+            self.journal.away[self.meta.model] -= 1
+        self.history = history
+        self.leaving = False
+
     def end(self, how: str) -> None:
         """The session is over: all that the store is still told of it, if it knows it."""
+        if self.history is None and not self._over:
+            self.journal.away[self.meta.model] -= 1
         self._ended = how
         self._over = True
         self.history = None
@@ -211,6 +222,7 @@ class Keeping:
         if self.leaving and not self.journal.is_unwritten(self):
             self.leaving = False
             self.history = None
+            self.journal.away[self.meta.model] += 1
             if self.on_left is not None:
                 self.on_left()
 
