@@ -11,12 +11,14 @@
 
 from importlib.metadata import version
 
+from keepgate_client._access import TLS
 from keepgate_client._retry import RetryPolicy
 from keepgate_client.aio import AsyncClient
 from keepgate_client.aio_session import AsyncSession
 from keepgate_client.aio_stream import AsyncStream
 from keepgate_client.client import Client
 from keepgate_client.errors import (
+    AccessError,
     AnswerLostError,
     CallCancelledError,
     CallsExhaustedError,
@@ -34,6 +36,9 @@ from keepgate_client.errors import (
     NotRetainedError,
     PositionError,
     PositionMismatchError,
+    PrincipalCallsExhaustedError,
+    PrincipalSessionsExhaustedError,
+    ScopeMissingError,
     ServerError,
     SessionBusyError,
     SessionClosedError,
@@ -53,6 +58,9 @@ from keepgate_client.errors import (
     StepSkippedError,
     StepsLostError,
     StoreUnavailableError,
+    TokenExpiredError,
+    TokenInvalidError,
+    TokenMissingError,
     TransportError,
     UnexpectedStatusError,
     UnreachableError,
@@ -82,6 +90,8 @@ from keepgate_client.types import (
 __version__ = version("keepgate-client")
 
 __all__ = [
+    "TLS",
+    "AccessError",
     "AnswerLostError",
     "AsyncClient",
     "AsyncSession",
@@ -113,8 +123,11 @@ __all__ = [
     "PositionMismatchError",
     "PrecisionInfo",
     "Prediction",
+    "PrincipalCallsExhaustedError",
+    "PrincipalSessionsExhaustedError",
     "Residency",
     "RetryPolicy",
+    "ScopeMissingError",
     "Score",
     "ServerError",
     "Session",
@@ -139,7 +152,10 @@ __all__ = [
     "StoreUnavailableError",
     "Stream",
     "Token",
+    "TokenExpiredError",
     "TokenInputInfo",
+    "TokenInvalidError",
+    "TokenMissingError",
     "TokenProbability",
     "TransportError",
     "UnexpectedStatusError",

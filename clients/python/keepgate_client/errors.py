@@ -12,6 +12,11 @@ KeepgateError                         everything below; has code, reason, metada
 │   └── UnexpectedStatusError         any other gRPC status without a Keepgate reason
 └── ServerError                       the server refused; nothing was applied
     ├── InvalidArgumentError          a field is at fault; also a ValueError
+    ├── AccessError                   the caller may not make this call
+    │   ├── TokenMissingError         the server wants a token
+    │   ├── TokenInvalidError
+    │   ├── TokenExpiredError
+    │   └── ScopeMissingError         the token is good for other calls
     ├── ModelNotFoundError
     ├── ModelRefusedError             to an operator: a model file or the repository cannot be taken
     ├── SessionError                  about one session, `session_id`
@@ -34,7 +39,9 @@ KeepgateError                         everything below; has code, reason, metada
     ├── ExhaustedError                a limit of the server is reached
     │   ├── SessionsExhaustedError
     │   ├── StepsExhaustedError
-    │   └── CallsExhaustedError
+    │   ├── CallsExhaustedError
+    │   ├── PrincipalSessionsExhaustedError
+    │   └── PrincipalCallsExhaustedError
     ├── DrainingError                 the server is shutting down
     ├── StoreUnavailableError         nothing can be made durable at present
     ├── ComputationError              the computation failed; the server's log says why
@@ -142,6 +149,31 @@ class UnexpectedStatusError(TransportError):
 
 class ServerError(KeepgateError):
     """The server refused the request; nothing was applied. `reason` tells why."""
+
+
+class AccessError(ServerError):
+    """The caller may not make this call. The subclass tells why."""
+
+
+class TokenMissingError(AccessError):
+    """The server wants a token: `Client(token=...)`."""
+
+
+class TokenInvalidError(AccessError):
+    """The server does not know the token."""
+
+
+class TokenExpiredError(AccessError):
+    """The token was good until its time."""
+
+
+class ScopeMissingError(AccessError):
+    """The token is good, but not for this call."""
+
+    @property
+    def scope(self) -> str:
+        """What the call needs: "sequences", "models" or "admin"."""
+        return self.metadata.get("scope", "")
 
 
 class ModelNotFoundError(ServerError):
@@ -286,6 +318,14 @@ class StepsExhaustedError(ExhaustedError):
 
 class CallsExhaustedError(ExhaustedError):
     """The server serves as many calls at once as it may."""
+
+
+class PrincipalSessionsExhaustedError(ExhaustedError):
+    """The caller has as many sessions open as it may."""
+
+
+class PrincipalCallsExhaustedError(ExhaustedError):
+    """The caller has as many calls at once as it may."""
 
 
 class DrainingError(ServerError):

@@ -10,6 +10,11 @@ KeepgateError
 ├── UnknownCharacterError    a text cannot be encoded
 └── RequestError             a request was refused; the text is for the client
     ├── InvalidArgumentError     a field of the request is at fault
+    ├── AccessError              the caller may not call this
+    │   ├── TokenMissingError
+    │   ├── TokenInvalidError
+    │   ├── TokenExpiredError
+    │   └── ScopeMissingError
     ├── ModelNotFoundError
     ├── ModelRefusedError        a model file, or the repository, cannot be taken
     ├── SessionGoneError         the request names a session that is not open
@@ -32,11 +37,22 @@ KeepgateError
     │   ├── SessionsExhaustedError
     │   ├── StepsExhaustedError
     │   ├── CallsExhaustedError
+    │   ├── PrincipalSessionsExhaustedError
+    │   ├── PrincipalCallsExhaustedError
     │   └── DrainingError
     ├── ComputationError         the computation failed; the server's log says why
     └── NotFiniteError           the state has overflowed; its session is lost
 """
 
+from keepgate.errors.access import (
+    AccessError,
+    PrincipalCallsExhaustedError,
+    PrincipalSessionsExhaustedError,
+    ScopeMissingError,
+    TokenExpiredError,
+    TokenInvalidError,
+    TokenMissingError,
+)
 from keepgate.errors.base import (
     CallsExhaustedError,
     ComputationError,
@@ -78,6 +94,7 @@ from keepgate.errors.sessions import (
 )
 
 __all__ = [
+    "AccessError",
     "CallsExhaustedError",
     "ComputationError",
     "ConfigError",
@@ -92,9 +109,12 @@ __all__ = [
     "NotRetainedError",
     "PositionMismatchError",
     "PrecisionError",
+    "PrincipalCallsExhaustedError",
+    "PrincipalSessionsExhaustedError",
     "RepositoryError",
     "RequestError",
     "RetryLaterError",
+    "ScopeMissingError",
     "SessionBusyError",
     "SessionClosedError",
     "SessionElsewhereError",
@@ -112,5 +132,8 @@ __all__ = [
     "StepsLostError",
     "StoreError",
     "StoreUnavailableError",
+    "TokenExpiredError",
+    "TokenInvalidError",
+    "TokenMissingError",
     "UnknownCharacterError",
 ]

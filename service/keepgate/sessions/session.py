@@ -26,9 +26,9 @@ class Session(Generic[Outcome]):
     """One sequence. `position` counts applied inputs, `tail` admitted ones; `slot` holds the state, or is
     NO_SLOT.
 
-    keeping: what makes it last, the caller's. may_have_lost: it was taken over from a server that may have
-    applied more steps than it stored. It stays so till it is moved: a client may ask for one of the last
-    steps once more, and send what followed the lost ones later.
+    principal: whose it is. keeping: what makes it last, the caller's. may_have_lost: it was taken over from a
+    server that may have applied more steps than it stored. It stays so till it is moved: a client may ask for
+    one of the last steps once more, and send what followed the lost ones later.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class Session(Generic[Outcome]):
         "model",
         "owner",
         "position",
+        "principal",
         "serial",
         "session_id",
         "slot",
@@ -59,7 +60,9 @@ class Session(Generic[Outcome]):
         position: int,
         ttl: float,
         now: float,
+        principal: str = "",
     ) -> None:
+        self.principal = principal
         self.keeping = keeping
         self.session_id = session_id
         self.serial = serial
