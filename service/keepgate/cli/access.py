@@ -8,17 +8,16 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 if TYPE_CHECKING:
     import grpc
 
-_META = "keepgate.access"
 _FILE = {"metavar": "FILE", "exists": True, "dir_okay": False}
 
 Tls = Annotated[
@@ -98,6 +97,9 @@ class Given:
         return os.environ.get("KEEPGATE_TOKEN") or None
 
 
+_GIVEN: ContextVar[Given] = ContextVar("given")
+
+
 def connecting(command: Callable[..., None]) -> Callable[..., None]:
     """The command with these flags beside its own. It finds what they say by `given`."""
     names = [field.name for field in fields(Given)]
@@ -107,7 +109,7 @@ def connecting(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
         flags = {name: arguments.pop(name) for name in names}
-        click.get_current_context().meta[_META] = Given(**flags)
+        _GIVEN.set(Given(**flags))
         command(**arguments)
 
     parameters = [
@@ -116,14 +118,13 @@ def connecting(command: Callable[..., None]) -> Callable[..., None]:
     ]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined] # its annotations would win
+    del run.__wrapped__  # its annotations would win
     return run
 
 
 def given() -> Given:
     """What the flags of the command that runs say."""
-    there = click.get_current_context().meta.get(_META)
-    return there if isinstance(there, Given) else Given()
+    return _GIVEN.get(Given())
 
 
 @contextmanager
