@@ -98,15 +98,17 @@ class Gate(grpc.aio.ServerInterceptor):
 
     def _grant(self, metadata: Any) -> Grant | None:
         """Whom the call's token names; None if it has none. Raises AccessError."""
-        given = [value for key, value in metadata if key == HEADER]
-        if not given:
+        given = None
+        for key, value in metadata:
+            if key == HEADER:
+                if given is not None:
+                    raise TokenInvalidError
+                given = value
+        if given is None:
             return None
-        value = given[0]
-        if len(given) > 1 or self.tokens is None or not isinstance(value, str):
+        if self.tokens is None or not isinstance(given, str) or given[: len(SCHEME)].lower() != SCHEME:
             raise TokenInvalidError
-        if value[: len(SCHEME)].lower() != SCHEME:
-            raise TokenInvalidError
-        return self.tokens.find(value[len(SCHEME) :].strip(), time.time())
+        return self.tokens.find(given[len(SCHEME) :].strip(), time.time())
 
     async def _for_certificates(
         self, method: str, scope: str, continuation: Continue, details: grpc.HandlerCallDetails

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 SEQUENCES = "sequences"
@@ -54,6 +55,7 @@ METHODS: Mapping[str, str] = {
 }
 
 
+@functools.lru_cache(maxsize=1_024)  # every call asks; a bound, for callers may make names up
 def scope_of(method: str) -> str:
     """What "/package.Service/Method" needs; "" if nobody may call it."""
     return METHODS.get(method) or SERVICES.get(method[1:].rpartition("/")[0], "")
