@@ -13,9 +13,9 @@ from keepgate_client import (
     TLS,
     AsyncClient,
     Client,
-    PrincipalSessionsExhaustedError,
     RetryPolicy,
     ScopeMissingError,
+    SessionsExhaustedError,
     TokenExpiredError,
     TokenInvalidError,
     TokenMissingError,
@@ -102,12 +102,12 @@ def test_every_call_shows_the_token(start_server: Start, tmp_path: Path) -> None
             assert stream.step(session, text="d").result().position == 4
         assert len(list(session.generate("e", max_tokens=3))) == 3
         assert session.fork().position == session.position
-        with pytest.raises(PrincipalSessionsExhaustedError) as exhausted:
+        with pytest.raises(SessionsExhaustedError) as exhausted:
             client.open("letters")
         assert exhausted.value.retry_after
         with pytest.raises(ScopeMissingError) as missing:
             client.models()
-        assert missing.value.scope == "models"
+        assert missing.value.metadata["scope"] == "models"
 
     async def steps() -> int:
         async with AsyncClient(server.address, token=token) as one:

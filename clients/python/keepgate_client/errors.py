@@ -39,9 +39,7 @@ KeepgateError                         everything below; has code, reason, metada
     ├── ExhaustedError                a limit of the server is reached
     │   ├── SessionsExhaustedError
     │   ├── StepsExhaustedError
-    │   ├── CallsExhaustedError
-    │   ├── PrincipalSessionsExhaustedError
-    │   └── PrincipalCallsExhaustedError
+    │   └── CallsExhaustedError
     ├── DrainingError                 the server is shutting down
     ├── StoreUnavailableError         nothing can be made durable at present
     ├── ComputationError              the computation failed; the server's log says why
@@ -168,12 +166,7 @@ class TokenExpiredError(AccessError):
 
 
 class ScopeMissingError(AccessError):
-    """The token is good, but not for this call."""
-
-    @property
-    def scope(self) -> str:
-        """What the call needs: "sequences", "models" or "admin"."""
-        return self.metadata.get("scope", "")
+    """The token is good, but not for this call, which needs `metadata["scope"]`."""
 
 
 class ModelNotFoundError(ServerError):
@@ -309,7 +302,7 @@ class ExhaustedError(ServerError):
 
 
 class SessionsExhaustedError(ExhaustedError):
-    """The server holds as many sessions as it may."""
+    """The server holds as many sessions as it may, or as many of this caller's."""
 
 
 class StepsExhaustedError(ExhaustedError):
@@ -317,15 +310,7 @@ class StepsExhaustedError(ExhaustedError):
 
 
 class CallsExhaustedError(ExhaustedError):
-    """The server serves as many calls at once as it may."""
-
-
-class PrincipalSessionsExhaustedError(ExhaustedError):
-    """The caller has as many sessions open as it may."""
-
-
-class PrincipalCallsExhaustedError(ExhaustedError):
-    """The caller has as many calls at once as it may."""
+    """The server serves as many calls at once as it may, or as many of this caller's."""
 
 
 class DrainingError(ServerError):
