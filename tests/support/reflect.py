@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha import reflection_pb2 as pb
@@ -55,23 +54,25 @@ def _add(pool: Any, name: str, files: dict[str, descriptor_pb2.FileDescriptorPro
 
 
 def naming(method: MethodDescriptor, field: str, value: str) -> Message | None:
-    """A request with nothing but `value` in every field of that name; None if there is none."""
+    """A request with nothing but `value` in every text field of that name, or of its plural; None if there is
+    none."""
     message = GetMessageClass(method.input_type)()
-    paths = list(_paths(method.input_type, field, MOST_DEPTH))
-    for path in paths:
-        target: Any = message
-        for part in path[:-1]:
-            target = getattr(target, part)
-        setattr(target, path[-1], value)
-    return message if paths else None
+    return message if _fill(message, field, value, MOST_DEPTH) else None
 
 
-def _paths(kind: Descriptor, field: str, depth: int) -> Iterator[tuple[str, ...]]:
-    for each in kind.fields:
-        if each.is_repeated:
-            continue
-        if each.name == field and each.type == each.TYPE_STRING:
-            yield (each.name,)
-        elif each.message_type is not None and depth:
-            for rest in _paths(each.message_type, field, depth - 1):
-                yield (each.name, *rest)
+def _fill(message: Any, field: str, value: str, depth: int) -> bool:
+    filled = False
+    for each in message.DESCRIPTOR.fields:
+        if each.type == each.TYPE_STRING and each.name in (field, f"{field}s"):
+            if each.is_repeated:
+                getattr(message, each.name).append(value)
+            else:
+                setattr(message, each.name, value)
+            filled = True
+        elif each.message_type is not None and depth and not each.message_type.GetOptions().map_entry:
+            part = GetMessageClass(each.message_type)()
+            if _fill(part, field, value, depth - 1):
+                there = getattr(message, each.name)
+                (there.add() if each.is_repeated else there).CopyFrom(part)
+                filled = True
+    return filled
