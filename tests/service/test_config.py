@@ -86,6 +86,13 @@ def test_errors_in_a_file(tmp_path: Path, text: str, fault: str) -> None:
     assert fault in str(caught.value)
 
 
+def test_the_example_of_a_server_on_a_network() -> None:
+    settings = load_settings(config=Path(__file__).parents[2] / "deploy" / "keepgate.toml")
+    assert settings.tls_cert
+    assert settings.tls_key
+    assert settings.tokens_file
+
+
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="config: got '/nowhere', expected a TOML file"):
         load_settings(config="/nowhere")
