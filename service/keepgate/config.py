@@ -68,6 +68,21 @@ class Settings(BaseSettings):
         False,
         description="whether clients of the Open Inference Protocol may load and unload models",
     )
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM file of the server's certificate and those between it and its root; turns TLS on",
+    )
+    tls_key: Path | None = Field(None, description="PEM file of its private key, without a password")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the roots of the certificates that clients must show: mutual TLS"
+    )
+    tls_principal: bool = Field(
+        False, description="whether a call without a token is the one's whom its client's certificate names"
+    )
+    tokens_file: Path | None = Field(
+        None, description="TOML file of the tokens that calls must bring; none: everybody may do everything"
+    )
+    open_health: bool = Field(True, description="whether health may be asked for without a token")
     ready_file: Path | None = Field(None, description="file that gets host:port once the server answers")
     models: Path = Field(
         BUNDLED_MODELS, description="model repository: DIR/<name>/<version>/model.safetensors"
@@ -86,6 +101,9 @@ class Settings(BaseSettings):
         f"{DEFAULT_THREADS}",
     )
     max_sessions: int = Field(100_000, ge=1, le=10_000_000, description="open sessions of each model version")
+    max_sessions_per_principal: int = Field(
+        0, ge=0, description="open sessions of each principal, of all models; 0: any number"
+    )
     slots: int = Field(
         10_000, ge=1, le=10_000_000, description="sessions of each model version whose state is in memory"
     )
@@ -124,6 +142,18 @@ class Settings(BaseSettings):
     max_inputs_per_request: int = Field(16_384, ge=1, description="inputs of one Step, prompt or Score")
     max_generated_tokens: int = Field(16_384, ge=1, description="largest max_tokens of a Generate")
     max_calls: int = Field(10_000, ge=1, description="calls and streams served at once")
+    max_calls_per_principal: int = Field(
+        0, ge=0, description="calls and streams of each principal at once; 0: any number"
+    )
+    max_connection_calls: int = Field(
+        0,
+        ge=0,
+        le=(1 << 31) - 1,
+        description="calls and streams on one connection at once, others wait at the client; 0: any number",
+    )
+    max_metadata_bytes: int = Field(
+        16_384, ge=1_024, le=1 << 20, description="largest metadata of a call that is taken, in bytes"
+    )
     max_stream_pending: int = Field(
         256, ge=1, description="unanswered steps of one stream before the server stops reading it"
     )
@@ -169,12 +199,22 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"durability: got {self.durability}, which needs a store; expected none or a store"
             )
+        self._check_security()
         if self.max_inputs_per_request > self.max_pending_steps:
             raise ValueError(
                 f"max_inputs_per_request: got {self.max_inputs_per_request}, expected at most "
                 f"max_pending_steps, {self.max_pending_steps}: a longer request would never start"
             )
         return self
+
+    def _check_security(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, lacking = ("tls_cert", "tls_key") if self.tls_key is None else ("tls_key", "tls_cert")
+            raise ValueError(f"{lacking}: got nothing, expected it beside {given}")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca: got one, which needs tls_cert and tls_key")
+        if self.tls_principal and self.tls_client_ca is None:
+            raise ValueError("tls_principal: got True, which needs tls_client_ca")
 
     @classmethod
     def settings_customise_sources(

@@ -19,6 +19,7 @@ from keepgate.engine.job import Job
 from keepgate.errors import (
     DrainingError,
     InvalidArgumentError,
+    PrincipalSessionsExhaustedError,
     SessionBusyError,
     SessionExistsError,
     SessionGoneError,
@@ -31,6 +32,7 @@ from keepgate.generation import Generation
 from keepgate.keeper import ENDED, Keeper
 from keepgate.models.registry import LoadedModel, Registry
 from keepgate.residents import Residents
+from keepgate.security.principal import caller
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
 from keepgate.sessions.session import ModelKey, Session
@@ -48,7 +50,11 @@ log = structlog.get_logger(__name__)
 
 
 class Directory:
-    """The sessions of all loaded models: those in the table, and those that a store can give."""
+    """The sessions of all loaded models: those in the table, and those that a store can give.
+
+    A session belongs to the principal in whose call it began: `keepgate.security.principal.caller`. For every
+    other one there is no such session.
+    """
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class Directory:
         self.ended: Counter[tuple[ModelKey, type[SessionGoneError]]] = Counter()
         self._clock = clock
         self._residents: dict[ModelKey, Residents] = {}
-        self._claims: dict[str, asyncio.Future[None]] = {}
+        self._claims: dict[tuple[str, str], asyncio.Future[None]] = {}
 
     async def recover(self) -> None:
         """At start: know the sessions that this server has in its store. Raises StoreError."""
@@ -127,12 +133,16 @@ class Directory:
         self.table.check_absent(session_id)
         if self.keeper.is_stranded(session_id) or self.keeper.is_ending(session_id):
             raise SessionExistsError(session_id)
+        principal, limit = caller(), self.settings.max_sessions_per_principal
+        if limit and self.table.count_of(principal) >= limit:
+            raise PrincipalSessionsExhaustedError(limit)
         limit = self.settings.max_sessions
         if self.table.count(model.key) >= limit:
             raise SessionsExhaustedError(model.key.name, model.key.version, limit)
-        keeping = self.keeper.create(session_id, model, ttl, durability, history)
+        keeping = self.keeper.create(session_id, model, ttl, durability, history, principal)
+        now, position = self._clock(), history.position
         session = self.table.open(
-            session_id, model.key, keeping, self._clock(), ttl=ttl, position=history.position
+            session_id, model.key, keeping, now, ttl=ttl, position=position, principal=principal
         )
         self.opened[model.key] += 1
         self._bind(session)
@@ -143,18 +153,19 @@ class Directory:
         return session
 
     async def find(self, session_id: str) -> Session[Outcome]:
-        """An open session, from the shared store if it is there and no other server has it.
+        """An open session of the caller's, from the shared store if it is there and no other server has it.
 
         Raises SessionGoneError, SessionModelError, SessionElsewhereError, StoreUnavailableError;
         InvalidArgumentError if the id is empty.
         """
         if not session_id:
             raise InvalidArgumentError("session_id", "nothing", "the id of an open session")
+        principal = caller()
         if self.table.find(session_id) is None:
-            self.keeper.check_here(session_id)
+            self.keeper.check_here(session_id, principal)
             if self.keeper.is_shared and not self.keeper.is_ending(session_id):
-                await self._claim(session_id)
-        session = self.table.get(session_id, self._clock())
+                await self._claim(session_id, principal)
+        session = self.table.get(session_id, self._clock(), principal)
         if session.bound is not None:
             session.bound.settle()
         return session
@@ -171,19 +182,20 @@ class Directory:
 
     async def close(self, session: Session[Outcome]) -> int:
         """End a session; its last position. Raises SessionGoneError."""
-        self.table.close(session.session_id, self._clock())
+        self.table.close(session.session_id, self._clock(), session.principal)
         self.settle_end(session)
         if session.keeping.durability is Durability.ALWAYS and session.keeping.is_over:
             await self.keeper.stored(session.keeping)
         return session.tail
 
     def page(self, after: int, size: int, model: str) -> tuple[list[Session[Outcome]], bool, int]:
-        """Sessions created after serial `after`, whether more follow, and how many match in all."""
-        sessions, more = self.table.page(after, size, model, self._clock())
+        """The caller's sessions after serial `after`, whether more follow, and how many match in all."""
+        principal = caller()
+        sessions, more = self.table.page(after, size, model, self._clock(), principal)
         for session in sessions:
             if session.bound is not None:
                 session.bound.settle()
-        return sessions, more, self.table.total(model)
+        return sessions, more, self.table.total(model, principal)
 
     def expire(self) -> int:
         """End the sessions that nobody used in time; how many."""
@@ -226,18 +238,19 @@ class Directory:
         self.table.end(session, SessionMovedError)
         self.settle_end(session)
 
-    async def _claim(self, session_id: str) -> None:
-        running = self._claims.get(session_id)
+    async def _claim(self, session_id: str, principal: str) -> None:
+        key = session_id, principal
+        running = self._claims.get(key)
         if running is not None:
             await running
             return
-        done = self._claims[session_id] = asyncio.get_running_loop().create_future()
+        done = self._claims[key] = asyncio.get_running_loop().create_future()
         try:
-            held = await self.keeper.claim(session_id)
+            held = await self.keeper.claim(session_id, principal)
             if held is not None and self.table.find(session_id) is None:
                 self._adopt(held)
         finally:
-            del self._claims[session_id]
+            del self._claims[key]
             done.set_result(None)
 
     async def _recover(self, stored: list[Held]) -> None:
@@ -257,11 +270,18 @@ class Directory:
     def _adopt(self, held: Held) -> None:
         """Raises SessionGoneError, SessionModelError."""
         if held.ended:
+            # Whose it was, no store keeps: on a server with principals it is forgotten.
             self.table.remember(held.session_id, ENDED.get(held.ended, SessionLostError))
             return
         keeping, model = self.keeper.adopt(held)
         session = self.table.open(
-            held.session_id, model.key, keeping, self._clock(), ttl=keeping.meta.ttl, position=held.position
+            held.session_id,
+            model.key,
+            keeping,
+            self._clock(),
+            ttl=keeping.meta.ttl,
+            position=held.position,
+            principal=keeping.meta.principal,
         )
         session.may_have_lost = True
         self.adopted[model.key] += 1

@@ -51,6 +51,15 @@ class _Ending(NamedTuple):
     told: asyncio.Event
 
 
+class _Stranded(NamedTuple):
+    """A session of this server whose model is not here. error: what its principal is told."""
+
+    error: SessionModelError
+    model: ModelKey
+    principal: str
+    held: Held
+
+
 class Keeper:
     """store: for durable sessions, None if the server has none. spill: for the others, while they are not in
     memory; it ends with the process."""
@@ -61,7 +70,7 @@ class Keeper:
         self._lasting = Journal(store) if store is not None else None
         self._passing = Journal(spill)
         self._ending: dict[str, _Ending] = {}
-        self._stranded: dict[str, tuple[SessionModelError, ModelKey, Held]] = {}
+        self._stranded: dict[str, _Stranded] = {}
 
     @property
     def is_shared(self) -> bool:
@@ -75,9 +84,12 @@ class Keeper:
         ttl: float,
         durability: Durability,
         history: History,
+        principal: str = "",
     ) -> Keeping:
-        """The lasting part of a new session. The server has a store if `durability` needs one."""
-        meta = Meta(model.key, model.network.fingerprint, _kernel(model), durability, ttl, time.time())
+        """The lasting part of a new session of the principal's. The server has a store if `durability`
+        needs one."""
+        weights, kernel = model.network.fingerprint, _kernel(model)
+        meta = Meta(model.key, weights, kernel, durability, ttl, time.time(), principal)
         epoch = secrets.randbits(EPOCH_BITS)
         # In the spill, a session is apart from an earlier one of its id, which may not be out of there yet.
         name = f"{session_id}/{epoch}" if durability is Durability.NONE else session_id
@@ -88,10 +100,11 @@ class Keeper:
         if durability is not Durability.NONE and self._journal(durability).failing_since is not None:
             raise StoreUnavailableError
 
-    def check_here(self, session_id: str) -> None:
-        """Raises SessionModelError if the session is this server's, but its model is not."""
-        if session_id in self._stranded:
-            raise self._stranded[session_id][0].with_traceback(None)
+    def check_here(self, session_id: str, principal: str) -> None:
+        """Raises SessionModelError if the principal's session is this server's, but its model is not."""
+        stranded = self._stranded.get(session_id)
+        if stranded is not None and stranded.principal == principal:
+            raise stranded.error.with_traceback(None)
 
     def is_stranded(self, session_id: str) -> bool:
         """Whether the session is this server's, but its model is not."""
@@ -99,7 +112,7 @@ class Keeper:
 
     def stranded(self, key: ModelKey) -> list[Held]:
         """The sessions that wait for this model, to be given to `adopt` again."""
-        return [held for _, model, held in self._stranded.values() if model == key]
+        return [stranded.held for stranded in self._stranded.values() if stranded.model == key]
 
     async def held(self) -> list[Held]:
         """At start: the sessions that are this server's. Raises StoreError."""
@@ -108,15 +121,19 @@ class Keeper:
         store = self._lasting.store
         return await self._lasting.call(lambda: list(store.held()))
 
-    async def claim(self, session_id: str) -> Held | None:
-        """Take over a session from the shared store, if it is there.
+    async def claim(self, session_id: str, principal: str) -> Held | None:
+        """Take over a session of the principal's from the shared store, if it is there.
 
-        Raises SessionElsewhereError, StoreUnavailableError.
+        Another principal's stays where it is. Raises SessionElsewhereError, StoreUnavailableError.
         """
-        if self._lasting is None:
+        lasting = self._lasting
+        if lasting is None:
             return None
         try:
-            return await self._lasting.claim(session_id)
+            meta = await lasting.call(lambda: lasting.store.meta(session_id))
+            if meta is not None and _principal_of(meta) != principal:
+                return None
+            return await lasting.claim(session_id)
         except StoreError as error:
             raise StoreUnavailableError from error
 
@@ -135,10 +152,10 @@ class Keeper:
         model = self._registry.find(meta.model)
         if model is None or model.network.fingerprint != meta.weights:
             fault = "is not loaded here" if model is None else "has other weights here"
-            stranded = SessionModelError(held.session_id, meta.model.name, meta.model.version, fault)
+            refusal = SessionModelError(held.session_id, meta.model.name, meta.model.version, fault)
             told = held._replace(items={META: held.items[META]})
-            self._stranded[held.session_id] = stranded, meta.model, told
-            raise stranded
+            self._stranded[held.session_id] = _Stranded(refusal, meta.model, meta.principal, told)
+            raise refusal
         self._stranded.pop(held.session_id, None)
         keeping = Keeping(held.session_id, meta, self._lasting, held.epoch, None, durable=held.position)
         kernel = _kernel(model)
@@ -217,6 +234,14 @@ class Keeper:
         if self._lasting is None:
             raise RuntimeError(f"durability {durability} without a store")
         return self._lasting
+
+
+def _principal_of(packed: bytes) -> str:
+    """Whose session it is, by its Meta; nobody's, if that is damaged."""
+    try:
+        return Meta.unpack(packed).principal
+    except ValueError:
+        return ""
 
 
 def _kernel(model: LoadedModel) -> str:

@@ -27,6 +27,7 @@ from keepgate.models.registry import Registry, load_repository
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.listen import SERVICES, add_services, join, listen, options, start_admin
+from keepgate.security.security import Security
 from keepgate.sequences import Sequences
 from keepgate.sessions.stores import open_store, spill_store
 from keepgate.sessions.stores.base import Store
@@ -57,7 +58,8 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal stops at once.
 
     Raises RepositoryError if no model can serve, ListenError if the address is taken, ConfigError
-    if `ready_file` cannot be written or `precision` names a model that is not there.
+    if `ready_file` cannot be written, `precision` names a model that is not there, or tokens or certificates
+    cannot be read.
     """
     configure_logs(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -70,18 +72,19 @@ async def _serve(settings: Settings) -> None:
     if settings.ready_file is not None:
         ready.check(settings.ready_file)  # loading the models takes a while
     telemetry = Telemetry(settings)
+    security = Security(settings)
     registry = _load_models(settings)
     sequences = Sequences(registry, settings, Keeper(registry, settings, _store(settings), spill_store()))
     swap = Swap(sequences)
     try:
         await sequences.recover()
         guard = CallGuard(settings.max_calls, telemetry.calls)
-        server = grpc.aio.server(interceptors=(guard,), options=options(settings))
+        server = grpc.aio.server(interceptors=(security.gate, guard), options=options(settings))
         status = add_services(server, sequences, swap)
-        port = listen(server, "host, port", join(settings.host, settings.port))
-        signals = Signals(swap)  # before anyone can know that the server is ready
+        port = listen(server, "host, port", join(settings.host, settings.port), security.credentials())
+        signals = Signals(swap, security)  # before anyone can know that the server is ready
         admin = AdminServicer(sequences, swap, guard, signals.first.set)
-        admin_server, admin_address = await start_admin(settings, admin, telemetry.calls)
+        admin_server, admin_address = await start_admin(settings, admin, telemetry.calls, security)
         http_address = await telemetry.start(sequences, status)
         await server.start()
         for name in ("", *SERVICES):
@@ -102,6 +105,8 @@ async def _serve(settings: Settings) -> None:
             pid=os.getpid(),
             seconds=seconds,
         )
+        security.warn()
+        security.start()
         expiry = asyncio.ensure_future(_expire(sequences, swap))
         try:
             await _until_stopped(settings, server, sequences, guard, status, signals)
@@ -109,6 +114,7 @@ async def _serve(settings: Settings) -> None:
             log.info("stopped")
         finally:
             expiry.cancel()
+            security.stop()
     finally:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)

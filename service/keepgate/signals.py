@@ -8,18 +8,21 @@ import signal
 import structlog
 
 from keepgate.errors import RequestError
+from keepgate.security.security import Security
 from keepgate.swap import Swap
 
 log = structlog.get_logger(__name__)
 
 
 class Signals:
-    """The first SIGTERM or SIGINT since this was made, and the second. SIGHUP reloads the repository."""
+    """The first SIGTERM or SIGINT since this was made, and the second. SIGHUP reloads the repository,
+    tokens and certificates."""
 
-    def __init__(self, swap: Swap) -> None:
+    def __init__(self, swap: Swap, security: Security) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
         self._swap = swap
+        self._security = security
         self._reloads: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -36,6 +39,7 @@ class Signals:
 
     async def _reloaded(self) -> None:
         try:
+            await self._security.reload()
             changes = await self._swap.reload()
         except RequestError as error:
             log.error("not reloaded", error=str(error))

@@ -32,6 +32,8 @@ SessionExistsError SessionExpiredError SessionGoneError SessionInUseError Sessio
 SessionModelError SessionMovedError SessionNotFoundError SessionsExhaustedError StepMismatchError
 StepSkippedError StepsExhaustedError StepsLostError StoreUnavailableError Stream Token TokenInputInfo
 TokenProbability TransportError UnexpectedStatusError UnreachableError WorkInFlightError __version__
+TLS AccessError ScopeMissingError
+TokenExpiredError TokenInvalidError TokenMissingError
 """
 
 

@@ -86,6 +86,32 @@ def test_errors_in_a_file(tmp_path: Path, text: str, fault: str) -> None:
     assert fault in str(caught.value)
 
 
+def test_the_example_of_a_server_on_a_network() -> None:
+    settings = load_settings(config=Path(__file__).parents[2] / "deploy" / "keepgate.toml")
+    assert settings.tls_cert
+    assert settings.tls_key
+    assert settings.tokens_file
+
+
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="config: got '/nowhere', expected a TOML file"):
         load_settings(config="/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        ({"tls_cert": "a.pem"}, "tls_key: got nothing, expected it beside tls_cert"),
+        ({"tls_key": "a.key"}, "tls_cert: got nothing, expected it beside tls_key"),
+        ({"tls_client_ca": "ca.pem"}, "tls_client_ca: got one, which needs tls_cert and tls_key"),
+        (
+            {"tls_cert": "a.pem", "tls_key": "a.key", "tls_principal": True},
+            "tls_principal: got True, which needs tls_client_ca",
+        ),
+        ({"max_metadata_bytes": 10}, "max_metadata_bytes: got 10"),
+    ],
+)
+def test_security_that_does_not_go_together(flags: dict[str, object], fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(**flags)
+    assert fault in str(caught.value)

@@ -57,6 +57,12 @@ class StoreSuite:
         assert store.load(A) == Held(A, 7, 3, {META: b"meta", b"J1": b"\x00\xff"})
         assert store.load(B) is None
 
+    def test_what_a_session_is_can_be_seen_without_owning_it(self, store: Store) -> None:
+        store.commit([create(A, 7, 3, M=b"meta", J1=b"x"), create(B, 1, 0), create(C, 1, 0, M=b"over")])
+        store.commit([end(C, 1, 0)])
+        assert [store.meta(name) for name in (A, B, C, "nobody")] == [b"meta", None, None, None]
+        assert store.load(A) == Held(A, 7, 3, {META: b"meta", b"J1": b"x"})
+
     def test_a_session_that_exists_is_not_created_again(self, store: Store) -> None:
         store.commit([create(A, 7, 3, M=b"old")])
         assert store.commit([create(A, 8, 0, M=b"new")]) == {A: Refusal.EXISTS}

@@ -11,12 +11,14 @@
 
 from importlib.metadata import version
 
+from keepgate_client._access import TLS
 from keepgate_client._retry import RetryPolicy
 from keepgate_client.aio import AsyncClient
 from keepgate_client.aio_session import AsyncSession
 from keepgate_client.aio_stream import AsyncStream
 from keepgate_client.client import Client
 from keepgate_client.errors import (
+    AccessError,
     AnswerLostError,
     CallCancelledError,
     CallsExhaustedError,
@@ -34,6 +36,7 @@ from keepgate_client.errors import (
     NotRetainedError,
     PositionError,
     PositionMismatchError,
+    ScopeMissingError,
     ServerError,
     SessionBusyError,
     SessionClosedError,
@@ -53,6 +56,9 @@ from keepgate_client.errors import (
     StepSkippedError,
     StepsLostError,
     StoreUnavailableError,
+    TokenExpiredError,
+    TokenInvalidError,
+    TokenMissingError,
     TransportError,
     UnexpectedStatusError,
     UnreachableError,
@@ -82,6 +88,8 @@ from keepgate_client.types import (
 __version__ = version("keepgate-client")
 
 __all__ = [
+    "TLS",
+    "AccessError",
     "AnswerLostError",
     "AsyncClient",
     "AsyncSession",
@@ -115,6 +123,7 @@ __all__ = [
     "Prediction",
     "Residency",
     "RetryPolicy",
+    "ScopeMissingError",
     "Score",
     "ServerError",
     "Session",
@@ -139,7 +148,10 @@ __all__ = [
     "StoreUnavailableError",
     "Stream",
     "Token",
+    "TokenExpiredError",
     "TokenInputInfo",
+    "TokenInvalidError",
+    "TokenMissingError",
     "TokenProbability",
     "TransportError",
     "UnexpectedStatusError",

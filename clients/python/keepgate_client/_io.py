@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from keepgate_client import _rpc
+from keepgate_client._access import Metadata
 from keepgate_client._wishes import Plan, Running, Sleep, T, Wish
 from keepgate_client.errors import KeepgateError
 
@@ -17,11 +18,11 @@ from keepgate_client.errors import KeepgateError
 class IO:
     """Carries out plans on a channel, blocking."""
 
-    def __init__(self, channel: grpc.Channel, target: str) -> None:
+    def __init__(self, channel: grpc.Channel, target: str, metadata: Metadata | None = None) -> None:
         self._target = target
-        self._calls = {m.path: m.of(channel.unary_unary) for m in _rpc.UNARY}
-        self.generate = _rpc.GENERATE.of(channel.unary_stream)
-        self.stream = _rpc.STREAM.of(channel.stream_stream)
+        self._calls = {m.path: m.of(channel.unary_unary, metadata) for m in _rpc.UNARY}
+        self.generate = _rpc.GENERATE.of(channel.unary_stream, metadata)
+        self.stream = _rpc.STREAM.of(channel.stream_stream, metadata)
 
     def run(self, plan: Plan[T]) -> T:
         """Do what the plan asks for until it returns."""
@@ -46,11 +47,11 @@ class IO:
 class AsyncIO:
     """Carries out plans on a channel, awaiting."""
 
-    def __init__(self, channel: grpc.aio.Channel, target: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, target: str, metadata: Metadata | None = None) -> None:
         self._target = target
-        self._calls = {m.path: m.of(channel.unary_unary) for m in _rpc.UNARY}
-        self.generate = _rpc.GENERATE.of(channel.unary_stream)
-        self.stream = _rpc.STREAM.of(channel.stream_stream)
+        self._calls = {m.path: m.of(channel.unary_unary, metadata) for m in _rpc.UNARY}
+        self.generate = _rpc.GENERATE.of(channel.unary_stream, metadata)
+        self.stream = _rpc.STREAM.of(channel.stream_stream, metadata)
 
     async def run(self, plan: Plan[T]) -> T:
         """Do what the plan asks for until it returns."""

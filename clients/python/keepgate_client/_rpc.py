@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
@@ -13,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from keepgate_protos.v1 import models_pb2, sequences_pb2
 
 from keepgate_client import errors
+from keepgate_client._access import Metadata
 from keepgate_client._reasons import REASONS
 from keepgate_client.errors import FieldViolation, KeepgateError
 
@@ -35,10 +37,13 @@ class Method(Generic[Q, R]):
     request: type[Q]
     response: type[R]
 
-    def of(self, make: Callable[..., Any]) -> Callable[..., Any]:
-        """The callable that `make`, as channel.unary_unary, returns for this method."""
+    def of(self, make: Callable[..., Any], metadata: Metadata | None = None) -> Callable[..., Any]:
+        """The callable that `make`, as channel.unary_unary, returns for this method.
+
+        metadata: of every call.
+        """
         serialize = cast("Callable[[Q], bytes]", self.request.SerializeToString)
-        return cast(
+        call = cast(
             "Callable[..., Any]",
             make(
                 self.path,
@@ -46,6 +51,7 @@ class Method(Generic[Q, R]):
                 response_deserializer=self.response.FromString,
             ),
         )
+        return call if metadata is None else partial(call, metadata=metadata)
 
 
 _SEQUENCES = "keepgate.v1.Sequences"

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from keepgate_client import _convert, _plans, _rpc
+from keepgate_client._access import TLS, Access
 from keepgate_client._io import AsyncIO
 from keepgate_client._opening import Opening
 from keepgate_client._retry import RetryPolicy
@@ -36,18 +37,18 @@ class AsyncClient:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
+        tls: TLS | bool = False,
+        token: str | None = None,
+        allow_plaintext_token: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         options: Iterable[tuple[str, Any]] = (),
     ) -> None:
         self.target = target
         self._plans = _plans.Plans(timeout, retry or RetryPolicy())
+        access = Access(target, tls, credentials, token, allow_plaintext_token)
         arguments = _rpc.channel_options(options)
-        self._channel = (
-            grpc.aio.insecure_channel(target, arguments)
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, arguments)
-        )
-        self._io = AsyncIO(self._channel, target)
+        self._channel = access.channel(grpc.aio.insecure_channel, grpc.aio.secure_channel, arguments)
+        self._io = AsyncIO(self._channel, target, access.metadata)
 
     async def __aenter__(self) -> Self:
         return self

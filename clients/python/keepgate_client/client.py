@@ -10,6 +10,7 @@ from typing import Any, Self
 import grpc
 
 from keepgate_client import _convert, _plans, _rpc
+from keepgate_client._access import TLS, Access
 from keepgate_client._io import IO
 from keepgate_client._retry import RetryPolicy
 from keepgate_client.session import Session
@@ -27,10 +28,14 @@ class Client:
     target: address, as "127.0.0.1:8001" or "dns:///keepgate.example:8001".
     timeout: seconds a call may take by default, all its attempts together.
     retry: how requests that are safe to repeat are repeated.
-    credentials: TLS credentials (grpc.ssl_channel_credentials()); None means plain text.
+    tls: encrypt the connection; True trusts the roots that gRPC brings, `TLS` names others.
+    token: shows the server who calls. Without TLS it is sent to this machine alone, unless
+        allow_plaintext_token says otherwise.
+    credentials: gRPC credentials of your own, in place of `tls`.
     options: further gRPC channel options.
 
-    No connection is made before the first call.
+    No connection is made before the first call. Raises ValueError if the arguments do not go together,
+    OSError if a file of `tls` cannot be read.
 
         with Client("127.0.0.1:8001") as client:
             with client.open("shakespeare-lstm") as session:
@@ -43,18 +48,18 @@ class Client:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         retry: RetryPolicy | None = None,
+        tls: TLS | bool = False,
+        token: str | None = None,
+        allow_plaintext_token: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
         options: Iterable[tuple[str, Any]] = (),
     ) -> None:
         self.target = target
         self._plans = _plans.Plans(timeout, retry or RetryPolicy())
+        access = Access(target, tls, credentials, token, allow_plaintext_token)
         arguments = _rpc.channel_options(options)
-        self._channel = (
-            grpc.insecure_channel(target, arguments)
-            if credentials is None
-            else grpc.secure_channel(target, credentials, arguments)
-        )
-        self._io = IO(self._channel, target)
+        self._channel = access.channel(grpc.insecure_channel, grpc.secure_channel, arguments)
+        self._io = IO(self._channel, target, access.metadata)
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,11 @@ KeepgateError                         everything below; has code, reason, metada
 │   └── UnexpectedStatusError         any other gRPC status without a Keepgate reason
 └── ServerError                       the server refused; nothing was applied
     ├── InvalidArgumentError          a field is at fault; also a ValueError
+    ├── AccessError                   the caller may not make this call
+    │   ├── TokenMissingError         the server wants a token
+    │   ├── TokenInvalidError
+    │   ├── TokenExpiredError
+    │   └── ScopeMissingError         the token is good for other calls
     ├── ModelNotFoundError
     ├── ModelRefusedError             to an operator: a model file or the repository cannot be taken
     ├── SessionError                  about one session, `session_id`
@@ -142,6 +147,26 @@ class UnexpectedStatusError(TransportError):
 
 class ServerError(KeepgateError):
     """The server refused the request; nothing was applied. `reason` tells why."""
+
+
+class AccessError(ServerError):
+    """The caller may not make this call. The subclass tells why."""
+
+
+class TokenMissingError(AccessError):
+    """The server wants a token: `Client(token=...)`."""
+
+
+class TokenInvalidError(AccessError):
+    """The server does not know the token."""
+
+
+class TokenExpiredError(AccessError):
+    """The token was good until its time."""
+
+
+class ScopeMissingError(AccessError):
+    """The token is good, but not for this call, which needs `metadata["scope"]`."""
 
 
 class ModelNotFoundError(ServerError):
@@ -277,7 +302,7 @@ class ExhaustedError(ServerError):
 
 
 class SessionsExhaustedError(ExhaustedError):
-    """The server holds as many sessions as it may."""
+    """The server holds as many sessions as it may, or as many of this caller's."""
 
 
 class StepsExhaustedError(ExhaustedError):
@@ -285,7 +310,7 @@ class StepsExhaustedError(ExhaustedError):
 
 
 class CallsExhaustedError(ExhaustedError):
-    """The server serves as many calls at once as it may."""
+    """The server serves as many calls at once as it may, or as many of this caller's."""
 
 
 class DrainingError(ServerError):

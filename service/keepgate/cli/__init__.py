@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from keepgate.cli import admin, generate, info, inspect, score, serve, sessions, top
+from keepgate.cli import admin, generate, info, inspect, score, serve, sessions, token, top
+from keepgate.cli.access import connecting
 from keepgate.cli.output import Commands
 
 app = typer.Typer(
@@ -47,21 +48,22 @@ def main(
 
 
 app.command(context_settings=serve.PASSED_ON, add_help_option=False)(serve.serve)
-app.command(name="list")(inspect.list_models)
-app.command()(inspect.show)
-app.command()(generate.generate)
-app.command()(score.score)
-app.command()(sessions.sessions)
-app.command()(sessions.fork)
-app.command()(sessions.rewind)
-app.command()(sessions.export)
-app.command(name="import")(sessions.import_session)
+app.command(name="list")(connecting(inspect.list_models))
+app.command()(connecting(inspect.show))
+app.command()(connecting(generate.generate))
+app.command()(connecting(score.score))
+app.command()(connecting(sessions.sessions))
+app.command()(connecting(sessions.fork))
+app.command()(connecting(sessions.rewind))
+app.command()(connecting(sessions.export))
+app.command(name="import")(connecting(sessions.import_session))
 app.command()(info.info)
-app.command()(info.health)
+app.command()(connecting(info.health))
 app.command()(top.top)
-app.command()(admin.reload)
-app.command()(admin.load)
-app.command()(admin.unload)
-app.command()(admin.drain)
+app.command()(connecting(admin.reload))
+app.command()(connecting(admin.load))
+app.command()(connecting(admin.unload))
+app.command()(connecting(admin.drain))
+app.command()(token.token)
 
 __all__ = ["app"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keepgate.cli import access
 from keepgate.cli.output import fail, server_address, text_argument
 
 if TYPE_CHECKING:
@@ -85,10 +86,10 @@ def _call(address: str, timeout: float, method: str, request: Any) -> Any:
     from keepgate_client._rpc import error_from_call
     from keepgate_protos.v1 import admin_pb2_grpc
 
-    with grpc.insecure_channel(address) as channel:
+    with access.channel(address) as (channel, metadata):
         stub = admin_pb2_grpc.AdminStub(channel)  # type: ignore[no-untyped-call]
         try:
-            return getattr(stub, method)(request, timeout=timeout)
+            return getattr(stub, method)(request, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
             fail(str(error_from_call(error, address)))
 

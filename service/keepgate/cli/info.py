@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from keepgate.cli import access
 from keepgate.cli.output import Json, Server, console, fail, print_json
 
 
@@ -51,10 +52,10 @@ def health(
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(server) as channel:
+    with access.channel(server) as (channel, metadata):
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
             fail(f"{server} does not answer: {error.details()}")
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from keepgate.cli import access
+
 if TYPE_CHECKING:
     from keepgate_client import Client, Session
     from rich.console import Console
@@ -123,7 +125,11 @@ def connected(server: str) -> Iterator[Client]:
 
     try:
         # One quick second attempt: a person would rather hear soon that nothing is there.
-        with Client(server, retry=RetryPolicy(attempts=2)) as client:
+        client = Client(server, retry=RetryPolicy(attempts=2), **access.given().arguments())
+    except (OSError, ValueError) as error:
+        fail(str(error))
+    try:
+        with client:
             yield client
     except UnreachableError as error:
         fail(

@@ -89,5 +89,6 @@ def _metavar(field: FieldInfo) -> str:
     if choices:
         return f"[{'|'.join(choices)}]"
     kinds = get_args(field.annotation) or (field.annotation,)
-    names = {"int": "INTEGER", "float": "FLOAT", "Path": "PATH", "PrecisionChoice": "PRECISION"}
+    names = {"int": "INTEGER", "float": "FLOAT", "bool": "BOOLEAN", "Path": "PATH"}
+    names["PrecisionChoice"] = "PRECISION"
     return next((names[kind.__name__] for kind in kinds if kind and kind.__name__ in names), "TEXT")

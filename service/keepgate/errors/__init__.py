@@ -10,6 +10,11 @@ KeepgateError
 ├── UnknownCharacterError    a text cannot be encoded
 └── RequestError             a request was refused; the text is for the client
     ├── InvalidArgumentError     a field of the request is at fault
+    ├── AccessError              the caller may not call this
+    │   ├── TokenMissingError
+    │   ├── TokenInvalidError
+    │   ├── TokenExpiredError
+    │   └── ScopeMissingError
     ├── ModelNotFoundError
     ├── ModelRefusedError        a model file, or the repository, cannot be taken
     ├── SessionGoneError         the request names a session that is not open
@@ -33,6 +38,8 @@ KeepgateError
     │   ├── StepsExhaustedError
     │   ├── CallsExhaustedError
     │   ├── QueueTimeoutError        it waited longer than it allowed
+    │   ├── PrincipalSessionsExhaustedError
+    │   ├── PrincipalCallsExhaustedError
     │   └── DrainingError
     ├── SequenceNotStartedError  a request of the Open Inference Protocol goes on with no live sequence
     ├── UnsupportedError         a part of that protocol that there is not
@@ -41,6 +48,15 @@ KeepgateError
     └── NotFiniteError           the state has overflowed; its session is lost
 """
 
+from keepgate.errors.access import (
+    AccessError,
+    PrincipalCallsExhaustedError,
+    PrincipalSessionsExhaustedError,
+    ScopeMissingError,
+    TokenExpiredError,
+    TokenInvalidError,
+    TokenMissingError,
+)
 from keepgate.errors.base import (
     CallsExhaustedError,
     ComputationError,
@@ -88,6 +104,7 @@ from keepgate.errors.sessions import (
 )
 
 __all__ = [
+    "AccessError",
     "CallsExhaustedError",
     "ComputationError",
     "ConfigError",
@@ -102,11 +119,14 @@ __all__ = [
     "NotRetainedError",
     "PositionMismatchError",
     "PrecisionError",
+    "PrincipalCallsExhaustedError",
+    "PrincipalSessionsExhaustedError",
     "QueueTimeoutError",
     "RepositoryControlError",
     "RepositoryError",
     "RequestError",
     "RetryLaterError",
+    "ScopeMissingError",
     "SequenceNotStartedError",
     "SessionBusyError",
     "SessionClosedError",
@@ -125,6 +145,9 @@ __all__ = [
     "StepsLostError",
     "StoreError",
     "StoreUnavailableError",
+    "TokenExpiredError",
+    "TokenInvalidError",
+    "TokenMissingError",
     "UnknownCharacterError",
     "UnsupportedError",
 ]

@@ -21,6 +21,7 @@ from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
 from keepgate.rpc.oip.servicer import InferenceServicer
+from keepgate.security.security import Security
 from keepgate.sequences import Sequences
 from keepgate.swap import Swap
 from keepgate.telemetry.calls import Calls
@@ -35,7 +36,12 @@ ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 
 def options(settings: Settings) -> list[tuple[str, int]]:
     milliseconds = 1_000
+    calls = settings.max_connection_calls
     return [
+        # Both, for between them gRPC refuses at random.
+        ("grpc.max_metadata_size", settings.max_metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
+        *((("grpc.max_concurrent_streams", calls),) if calls else ()),
         ("grpc.so_reuseport", 0),  # two servers on a port must be an error, not a lottery
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # What the server has computed it can send; the client's own limit holds there.
@@ -74,10 +80,15 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def listen(server: grpc.aio.Server, setting: str, address: str) -> int:
-    """The port that the server listens on."""
+def listen(
+    server: grpc.aio.Server, setting: str, address: str, credentials: grpc.ServerCredentials | None = None
+) -> int:
+    """The port that the server listens on. credentials: of TLS; None for plain text."""
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise ListenError(f"{setting}: cannot listen on {address}: is it in use?") from error
     if not port:
@@ -86,16 +97,16 @@ def listen(server: grpc.aio.Server, setting: str, address: str) -> int:
 
 
 async def start_admin(
-    settings: Settings, servicer: AdminServicer, calls: Calls
+    settings: Settings, servicer: AdminServicer, calls: Calls, security: Security
 ) -> tuple[grpc.aio.Server, str]:
     """The server of the Admin service, for which no drain waits, and its address, "" if it is turned off."""
-    guard = CallGuard(settings.max_calls, calls)
-    server = grpc.aio.server(interceptors=(guard,), options=options(settings))
+    interceptors = (security.admin_gate, CallGuard(settings.max_calls, calls))
+    server = grpc.aio.server(interceptors=interceptors, options=options(settings))
     address = settings.admin_address
     if address:
         admin_pb2_grpc.add_AdminServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         reflection.enable_server_reflection((ADMIN, reflection.SERVICE_NAME), server)
-        port = listen(server, "admin_address", address)
+        port = listen(server, "admin_address", address, security.admin_credentials())
         address = f"{address.rpartition(':')[0]}:{port}"
         await server.start()
     return server, address

@@ -26,10 +26,13 @@ from keepgate.errors import (
     NotFiniteError,
     NotRetainedError,
     PositionMismatchError,
+    PrincipalCallsExhaustedError,
+    PrincipalSessionsExhaustedError,
     QueueTimeoutError,
     RepositoryControlError,
     RequestError,
     RetryLaterError,
+    ScopeMissingError,
     SequenceNotStartedError,
     SessionBusyError,
     SessionClosedError,
@@ -46,6 +49,9 @@ from keepgate.errors import (
     StepsExhaustedError,
     StepsLostError,
     StoreUnavailableError,
+    TokenExpiredError,
+    TokenInvalidError,
+    TokenMissingError,
     UnsupportedError,
 )
 from keepgate.telemetry.calls import REQUEST_ID, Call, current
@@ -58,6 +64,10 @@ log = structlog.get_logger(__name__)
 
 CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
+    TokenMissingError: grpc.StatusCode.UNAUTHENTICATED,
+    TokenInvalidError: grpc.StatusCode.UNAUTHENTICATED,
+    TokenExpiredError: grpc.StatusCode.UNAUTHENTICATED,
+    ScopeMissingError: grpc.StatusCode.PERMISSION_DENIED,
     ModelNotFoundError: grpc.StatusCode.NOT_FOUND,
     ModelRefusedError: grpc.StatusCode.FAILED_PRECONDITION,
     SessionNotFoundError: grpc.StatusCode.NOT_FOUND,
@@ -78,6 +88,8 @@ CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     SessionsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StepsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     CallsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    PrincipalSessionsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    PrincipalCallsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DrainingError: grpc.StatusCode.UNAVAILABLE,
     ComputationError: grpc.StatusCode.INTERNAL,
     NotFiniteError: grpc.StatusCode.OUT_OF_RANGE,

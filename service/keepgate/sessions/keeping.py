@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Meta:
     """What a session is, beside its history. weights: their fingerprint; kernel: what computed the states.
 
-    created: seconds since 1970. ttl: seconds that the session outlives its last request.
+    created: seconds since 1970. ttl: seconds that the session outlives its last request. principal: whose it
+    is, "" if the server that it was opened at knew no principals.
     """
 
     model: ModelKey
@@ -30,6 +31,7 @@ class Meta:
     durability: Durability
     ttl: float
     created: float
+    principal: str = ""
 
     def pack(self) -> bytes:
         fields = {
@@ -40,6 +42,7 @@ class Meta:
             "durability": self.durability.value,
             "ttl": self.ttl,
             "created": self.created,
+            "principal": self.principal,
         }
         return json.dumps(fields).encode()
 
@@ -55,6 +58,7 @@ class Meta:
                 Durability(fields["durability"]),
                 float(fields["ttl"]),
                 float(fields["created"]),
+                fields.get("principal", ""),  # an earlier version wrote none
             )
             meta._check()
         except (KeyError, TypeError, OverflowError, ValueError, RecursionError) as error:
@@ -62,7 +66,7 @@ class Meta:
         return meta
 
     def _check(self) -> None:
-        for text in (*self.model, self.weights, self.kernel):
+        for text in (*self.model, self.weights, self.kernel, self.principal):
             if not isinstance(text, str):
                 raise TypeError(f"got {text!r}, expected text")
             text.encode()  # JSON can spell what no message can carry

@@ -46,10 +46,10 @@ class Session(Generic[Outcome]):
     """One sequence. `position` counts applied inputs, `tail` admitted ones; `slot` holds the state, or is
     NO_SLOT.
 
-    bound: what steps it beside the table, if anything does; position, tail and last_used are behind till that
-    settles. keeping: what makes it last, the caller's. may_have_lost: it was taken over from a server that
-    may have applied more steps than it stored. It stays so till it is moved: a client may ask for one of the
-    last steps once more, and send what followed the lost ones later.
+    principal: whose it is. bound: what steps it beside the table, if anything does; position, tail and
+    last_used are behind till that settles. keeping: what makes it last, the caller's. may_have_lost: it was
+    taken over from a server that may have applied more steps than it stored. It stays so till it is moved: a
+    client may ask for one of the last steps once more, and send what followed the lost ones later.
     """
 
     __slots__ = (
@@ -64,6 +64,7 @@ class Session(Generic[Outcome]):
         "model",
         "owner",
         "position",
+        "principal",
         "serial",
         "session_id",
         "slot",
@@ -81,7 +82,9 @@ class Session(Generic[Outcome]):
         position: int,
         ttl: float,
         now: float,
+        principal: str = "",
     ) -> None:
+        self.principal = principal
         self.keeping = keeping
         self.session_id = session_id
         self.serial = serial

@@ -14,7 +14,7 @@ request again if the digests are equal, and an error if they are not; anywhere e
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -42,12 +42,27 @@ TOMBSTONES = 65_536
 """Ended sessions that are told apart from unknown ones: about 10 MB."""
 
 
+class _Own(Generic[Outcome]):
+    """One principal's sessions, in order of creation."""
+
+    __slots__ = ("counts", "sessions")
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session[Outcome]] = {}
+        self.counts: Counter[str] = Counter()
+        """By the name of the model."""
+
+
 class SessionTable(Generic[Outcome]):
-    """All sessions of a server, in order of creation."""
+    """All sessions of a server. To every other principal a session is as one that never was.
+
+    Principals are names; "" is that of a server which knows none, so that all sessions are its own.
+    """
 
     def __init__(self, tombstones: int = TOMBSTONES) -> None:
         self._sessions: dict[str, Session[Outcome]] = {}
-        self._tombstones: OrderedDict[str, type[SessionGoneError]] = OrderedDict()
+        self._own: defaultdict[str, _Own[Outcome]] = defaultdict(_Own)
+        self._tombstones: OrderedDict[str, tuple[type[SessionGoneError], str]] = OrderedDict()
         self._tombstone_limit = tombstones
         self._counts: Counter[ModelKey] = Counter()
         self._deadlines: Wheel[Session[Outcome]] = Wheel(lambda session: session.deadline)
@@ -60,6 +75,11 @@ class SessionTable(Generic[Outcome]):
         """Open sessions of one model version."""
         return self._counts[model]
 
+    def count_of(self, principal: str) -> int:
+        """Open sessions of one principal."""
+        own = self._own.get(principal)
+        return 0 if own is None else len(own.sessions)
+
     def open(
         self,
         session_id: str,
@@ -70,32 +90,39 @@ class SessionTable(Generic[Outcome]):
         ttl: float,
         slot: int = NO_SLOT,
         position: int = 0,
+        principal: str = "",
     ) -> Session[Outcome]:
         """Start a session, or go on with one. Raises SessionExistsError."""
         self.check_absent(session_id)
         self._serial += 1
         session: Session[Outcome] = Session(
-            session_id, self._serial, model, keeping, slot, position, ttl, now
+            session_id, self._serial, model, keeping, slot, position, ttl, now, principal
         )
         self._sessions[session_id] = session
+        own = self._own[principal]
+        own.sessions[session_id] = session
+        own.counts[model.name] += 1
         self._tombstones.pop(session_id, None)
         self._counts[model] += 1
         self._deadlines.add(session)
         return session
 
     def check_absent(self, session_id: str) -> None:
-        """Raises SessionExistsError if a session of this id is open."""
+        """Raises SessionExistsError if a session of this id is open, whosever it is."""
         if session_id in self._sessions:
             raise SessionExistsError(session_id)
 
-    def get(self, session_id: str, now: float) -> Session[Outcome]:
-        """An open session. Asking does not prolong its life.
+    def get(self, session_id: str, now: float, principal: str = "") -> Session[Outcome]:
+        """An open session of the principal's. Asking does not prolong its life.
 
         Raises a SessionGoneError that tells unknown, closed, expired and lost sessions apart.
         """
         session = self._sessions.get(session_id)
         if session is None:
-            raise self._tombstones.get(session_id, SessionNotFoundError)(session_id)
+            how, whose = self._tombstones.get(session_id, (SessionNotFoundError, principal))
+            raise (how if whose == principal else SessionNotFoundError)(session_id)
+        if session.principal != principal:
+            raise SessionNotFoundError(session_id)
         if session.deadline <= now and session.position == session.tail:
             raise SessionExpiredError(session_id)  # the next `expire` takes it out
         return session
@@ -171,9 +198,9 @@ class SessionTable(Generic[Outcome]):
             entry.outcome = outcome
             session.entries.append(entry)
 
-    def remember(self, session_id: str, how: type[SessionGoneError]) -> None:
+    def remember(self, session_id: str, how: type[SessionGoneError], principal: str = "") -> None:
         """A session that is not here ended elsewhere, or before."""
-        self._tombstones[session_id] = how
+        self._tombstones[session_id] = how, principal
         self._tombstones.move_to_end(session_id)
         if len(self._tombstones) > self._tombstone_limit:
             self._tombstones.popitem(last=False)
@@ -200,9 +227,9 @@ class SessionTable(Generic[Outcome]):
         if session.ended is None:
             self._end(session, how)
 
-    def close(self, session_id: str, now: float) -> Session[Outcome]:
+    def close(self, session_id: str, now: float, principal: str = "") -> Session[Outcome]:
         """End a session. Work in flight is still applied; `tail` is the last position."""
-        session = self.get(session_id, now)
+        session = self.get(session_id, now, principal)
         self._end(session, SessionClosedError)
         return session
 
@@ -221,14 +248,17 @@ class SessionTable(Generic[Outcome]):
             expired.append(session)
         return expired
 
-    def page(self, after: int, size: int, model: str, now: float) -> tuple[list[Session[Outcome]], bool]:
-        """At most `size` sessions created after the one of serial `after`, and whether more follow.
+    def page(
+        self, after: int, size: int, model: str, now: float, principal: str = ""
+    ) -> tuple[list[Session[Outcome]], bool]:
+        """At most `size` of the principal's sessions created after serial `after`, and whether more follow.
 
         model: the name of the only model wanted, "" for all.
         """
+        own = self._own.get(principal)
         wanted = (
             session
-            for session in self._sessions.values()
+            for session in (() if own is None else own.sessions.values())
             if session.serial > after
             and (not model or session.model.name == model)
             and (session.deadline > now or session.position != session.tail)
@@ -236,11 +266,12 @@ class SessionTable(Generic[Outcome]):
         found = list(islice(wanted, size + 1))
         return found[:size], len(found) > size
 
-    def total(self, model: str) -> int:
-        """Open sessions of all versions of a model, "" for all models."""
-        if not model:
-            return len(self._sessions)
-        return sum(count for key, count in self._counts.items() if key.name == model)
+    def total(self, model: str, principal: str = "") -> int:
+        """The principal's open sessions of all versions of a model, "" for all models."""
+        own = self._own.get(principal)
+        if own is None:
+            return 0
+        return own.counts[model] if model else len(own.sessions)
 
     def _find(self, session: Session[Outcome], position: int) -> Entry[Outcome]:
         for entry in session.entries:
@@ -256,4 +287,9 @@ class SessionTable(Generic[Outcome]):
         del self._sessions[session.session_id]
         self._deadlines.remove(session)
         self._counts[session.model] -= 1
-        self.remember(session.session_id, how)
+        own = self._own[session.principal]
+        del own.sessions[session.session_id]
+        own.counts[session.model.name] -= 1
+        if not own.sessions:
+            del self._own[session.principal]
+        self.remember(session.session_id, how, session.principal)

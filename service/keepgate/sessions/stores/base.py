@@ -74,6 +74,9 @@ class Store(Protocol):
     def load(self, session_id: str) -> Held | None:
         """A session of this server, with all items. None if it is not there, or has ended."""
 
+    def meta(self, session_id: str) -> bytes | None:
+        """META of a session, whosever it is. None if there is no such session, or if it has ended."""
+
     def claim(self, session_id: str) -> Held | None:
         """Become the owner of a session: its epoch rises, unless it has ended. None if it is not there.
 

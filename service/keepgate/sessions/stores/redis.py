@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from keepgate.errors import SessionElsewhereError, StoreError
-from keepgate.sessions.stores.base import Change, Held, Refusal
+from keepgate.sessions.stores.base import META, Change, Held, Refusal
 
 CALL_SECONDS = 2.0
 """How long Redis may take to accept a connection, and to answer."""
@@ -177,6 +177,11 @@ class RedisStore:
         if fields.get(b"owner") != self._owner or b"ended" in fields:
             return None
         return self._held(session_id, fields)
+
+    def meta(self, session_id: str) -> bytes | None:
+        with self._translated():
+            meta: bytes | None = self._redis.hget(self._sessions + session_id, ITEM + META)
+        return meta
 
     def claim(self, session_id: str) -> Held | None:
         with self._translated():

@@ -167,6 +167,15 @@ class SqliteStore:
         with self._transaction():
             return self._read(session_id)
 
+    def meta(self, session_id: str) -> bytes | None:
+        query = (
+            "SELECT value FROM items WHERE session = (SELECT number FROM sessions WHERE id = ?) AND key = ?"
+        )
+        with self._transaction():
+            for (meta,) in self._db.execute(query, (session_id, META)).fetchall():
+                return bytes(meta)
+        return None
+
     def claim(self, session_id: str) -> Held | None:
         with self._transaction():
             self._db.execute("UPDATE sessions SET epoch = epoch + 1 WHERE id = ?", (session_id,))

@@ -1,0 +1,49 @@
+"""Servers that share a store, and sessions that do not go to whom they do not belong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.operator import wait_for
+from support.redis_server import RedisServer
+from support.servers import ServerProcess
+from support.tokens import TokenFile, connect_as
+from support.wire import failure
+
+Start = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.kill()
+
+
+def test_a_session_goes_to_its_principal_alone(
+    redis: RedisServer, start_server: Start, tmp_path: Path
+) -> None:
+    file = TokenFile(tmp_path / "tokens.toml")
+    alice, bob = file.add("alice"), file.add("bob")
+    settings = {"store": redis.url, "durability": "always", "tokens_file": file.path, "lease_seconds": 2}
+    first, second = start_server(**settings), start_server(**settings)
+    with (
+        connect_as(first.address, alice) as before,
+        connect_as(second.address, alice) as hers,
+        connect_as(second.address, bob) as his,
+    ):
+        session = before.open()
+        before.step(session, "abc", 0)
+        key = f"keepgate:session:{session}"
+        owned = redis.client().hmget(key, "owner", "epoch")
+        assert failure(lambda: hers.position(session)).reason == "SESSION_ELSEWHERE"
+        assert failure(lambda: his.position(session)).reason == "SESSION_NOT_FOUND"
+        first.stop()  # from now on it may be claimed
+        assert failure(lambda: his.step(session, "d", 3)).reason == "SESSION_NOT_FOUND"
+        assert redis.client().hmget(key, "owner", "epoch") == owned
+        assert failure(lambda: his.open(session_id=session)).reason == "SESSION_EXISTS"
+        wait_for(lambda: hers.step(session, "d", 3).position == 4)
+        assert redis.client().hmget(key, "owner", "epoch") != owned
+        assert failure(lambda: his.position(session)).reason == "SESSION_NOT_FOUND"
