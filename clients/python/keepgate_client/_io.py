@@ -22,6 +22,7 @@ class IO:
         self._calls = {m.path: m.of(channel.unary_unary) for m in _rpc.UNARY}
         self.generate = _rpc.GENERATE.of(channel.unary_stream)
         self.stream = _rpc.STREAM.of(channel.stream_stream)
+        self.frames = _rpc.STREAM_FRAMES.of(channel.stream_stream)
 
     def run(self, plan: Plan[T]) -> T:
         """Do what the plan asks for until it returns."""
@@ -51,6 +52,7 @@ class AsyncIO:
         self._calls = {m.path: m.of(channel.unary_unary) for m in _rpc.UNARY}
         self.generate = _rpc.GENERATE.of(channel.unary_stream)
         self.stream = _rpc.STREAM.of(channel.stream_stream)
+        self.frames = _rpc.STREAM_FRAMES.of(channel.stream_stream)
 
     async def run(self, plan: Plan[T]) -> T:
         """Do what the plan asks for until it returns."""
