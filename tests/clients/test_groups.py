@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,9 +20,9 @@ from keepgate_client import (
     SessionClosedError,
     SessionInUseError,
     SessionNotFoundError,
+    StepsExhaustedError,
 )
 from support.frames import ROWS, SAMPLED, STEPS, VOCABULARY, Columns, columns, inputs, run, same, single
-from support.proxy import Proxy
 from support.servers import ServerProcess
 
 # --- answers ---
@@ -157,6 +158,9 @@ def test_a_session_that_ends_has_errors_and_the_others_go_on(
         assert group.positions[gone] == half
         alone = group.step(tokens=[1], rows=[gone]).result()
         assert (alone.tokens, list(alone.errors)) == (None, [0])
+        with pytest.raises(InvalidArgumentError, match=r"^frame.tokens\[9\]") as caught:
+            group.step(tokens=np.where(np.arange(ROWS) == 9, VOCABULARY, 1)).result()
+        assert [violation.field for violation in caught.value.violations] == ["frame.tokens[9]"]
     same(
         (np.array(tokens), np.array(logs)), (undisturbed_columns[0][:, rest], undisturbed_columns[1][:, rest])
     )
@@ -169,97 +173,43 @@ def test_sessions_that_cannot_be_bound(client: Client, sessions: list[Session]) 
         with client.group(names) as group:
             for position in (1, 2):
                 frame = group.step(tokens=[4, 4, 4, 4]).result()
-                assert [type(frame.errors[row]) for row in (1, 2)] == [
-                    SessionNotFoundError,
-                    InvalidArgumentError,
-                ]
-                assert list(frame.errors) == [1, 2]
+                kinds = [(row, type(error)) for row, error in frame.errors.items()]
+                assert kinds == [(1, SessionNotFoundError), (2, InvalidArgumentError)]
                 assert group.positions.tolist() == [position, 0, 0, position]
 
 
-# --- mistakes of the caller ---
-
-WRONG: list[Any] = [
-    pytest.param({"tokens": [1, 2]}, ValueError, "tokens", id="length"),
-    pytest.param({"tokens": np.zeros(3, np.float32)}, ValueError, "float32", id="dtype"),
-    pytest.param({"tokens": [1, -1, 1]}, ValueError, r"tokens\[1\]: got -1", id="negative"),
-    pytest.param({"tokens": [1, 1, 1 << 32]}, ValueError, r"tokens\[2\]", id="too large"),
-    pytest.param({"tokens": [[1, 1, 1]]}, ValueError, "tokens", id="dimensions"),
-    pytest.param({}, TypeError, "exactly one", id="nothing"),
-    pytest.param({"tokens": [1, 1, 1], "features": np.zeros((3, 3))}, TypeError, "exactly one", id="both"),
-    pytest.param({"features": np.zeros(3)}, ValueError, "features", id="features' dimensions"),
-    pytest.param({"features": [["a"], ["b"], ["c"]]}, ValueError, "features", id="no numbers"),
-    pytest.param({"tokens": [1, 1], "rows": [0, 3]}, ValueError, r"rows\[1\]: got 3", id="row"),
-    pytest.param({"tokens": [1, 1], "rows": [-1, 2]}, ValueError, r"rows\[0\]: got -1", id="negative row"),
-    pytest.param({"tokens": [1, 1], "rows": [2, 2]}, ValueError, "2 twice", id="row twice"),
-    pytest.param({"tokens": [1, 1], "rows": [True, True]}, ValueError, "rows: got bool", id="mask"),
-    pytest.param({"tokens": [], "rows": []}, ValueError, "at least one", id="no rows"),
-]
+def test_rows_in_use_wait_for_each_other(client: Client, sessions: list[Session]) -> None:
+    names = [session.session_id for session in sessions]
+    with client.group(names[:3]) as first, client.group(names[1:4]) as second:
+        assert first.step(tokens=[1, 1, 1]).result().errors == {}
+        future = second.step(tokens=[2, 2, 2], log_probabilities=True)
+        while second.positions[2] == 0:  # what is free does not wait
+            assert not future.done()
+            time.sleep(0.001)
+        first.close()
+        frame = future.result()
+        assert frame.errors == {}
+        assert second.positions.tolist() == [2, 2, 1]
+    expected = [single(client, np.array([tokens], np.uint32).T) for tokens in ([1, 2], [1, 2], [2])]
+    same(columns([frame]), tuple(np.array([[c[i][-1, 0] for c in expected]]) for i in (0, 1)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("arguments", "kind", "match"), WRONG)
-def test_wrong_frames_are_not_sent(
-    client: Client, sessions: list[Session], arguments: dict[str, Any], kind: type[Exception], match: str
+def test_more_sessions_than_one_message_binds(
+    client: Client, sessions: list[Session], undisturbed_columns: Columns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with client.group(sessions[:3]) as group:
-        with pytest.raises(kind, match=match):
-            group.step(**arguments)
-        assert group.step(tokens=[1, 1, 1]).result().errors == {}
+    monkeypatch.setattr("keepgate_client._group.BIND_ROWS", 5)
+    same(run(client, list(sessions)), undisturbed_columns)
 
 
-def test_frames_that_the_model_does_not_take(client: Client, sessions: list[Session]) -> None:
-    with client.group(sessions[:3]) as group:
-        wrongs: list[tuple[dict[str, Any], str]] = [
-            ({"tokens": [1, VOCABULARY, 1]}, "frame.tokens[1]"),
-            ({"features": np.zeros((3, 3))}, "frame.features"),
-        ]
-        for wrong, place in wrongs:
-            with pytest.raises(InvalidArgumentError) as caught:
-                group.step(**wrong).result()
-            assert [violation.field for violation in caught.value.violations] == [place]
-        assert group.positions.tolist() == [0, 0, 0]
-        assert group.step(tokens=[1, 1, 1]).result().errors == {}
-    with client.open("vectors") as session, client.group([session]) as group:
-        for features, place in (
-            (np.zeros((1, 4)), "frame.features"),
-            ([[0, 0, np.nan]], "frame.features[0][2]"),
-        ):
-            with pytest.raises(InvalidArgumentError) as caught:
-                group.step(features=features).result()
-            assert [violation.field for violation in caught.value.violations] == [place]
-
-
-def test_a_row_is_in_one_frame_at_a_time(proxy: Proxy, sessions: list[Session]) -> None:
-    with Client(proxy.address) as client, client.group([s.session_id for s in sessions[:3]]) as group:
-        proxy.delay = 0.3
-        first = group.step(tokens=[1], rows=[1])
-        for rows in (None, [2, 1]):
-            with pytest.raises(ValueError, match="row 1 is in a frame under way"):
-                group.step(tokens=[1] * len(rows or sessions[:3]), rows=rows)
-        assert group.step(tokens=[1, 1], rows=[2, 0]).result().errors == {}
-        first.result()
-        assert group.step(tokens=[1, 1, 1]).result().errors == {}
-        assert group.positions.tolist() == [2, 2, 2]
-
-
-def test_wrong_groups(client: Client, sessions: list[Session]) -> None:
-    with client.open("ids") as another:
-        wrongs: list[tuple[list[Session | str], str]] = [
-            ([], "at least one"),
-            ([sessions[0], sessions[1], sessions[0].session_id], r"sessions\[2\].*again"),
-            ([sessions[0], another], "one model version"),
-        ]
-        for wrong, match in wrongs:
-            with pytest.raises(ValueError, match=match):
-                client.group(wrong)
-    for seeds in ([1], [-1, 0], [0.5, 1], [1 << 64, 0]):
-        with pytest.raises(ValueError, match="seeds"):
-            client.group(sessions[:2], seeds=seeds)
-    with pytest.raises(InvalidArgumentError) as caught, client.group(sessions[:2], temperature=-1.0):
-        pass
-    assert [violation.field for violation in caught.value.violations] == ["bind.sampling.temperature"]
-    with client.group(sessions[:2], seeds=[(1 << 64) - 1, 0], temperature=1) as group:
-        token = group.step(tokens=[1, 1]).result().tokens
-        assert token is not None
-        with client.open("letters") as twin:
-            assert twin.step(tokens=1, temperature=1, seed=(1 << 64) - 1).token == token[0]
+def test_frames_that_the_server_has_no_room_for(start_server: Callable[..., ServerProcess]) -> None:
+    limited = start_server(max_pending_steps=ROWS - 1, max_inputs_per_request=1)
+    with Client(limited.address, retry=RetryPolicy(attempts=3)) as client:
+        own = [client.open("letters") for _ in range(ROWS)]
+        with client.group(own) as group:
+            with pytest.raises(StepsExhaustedError):
+                group.step(tokens=inputs()[0]).result()
+            assert group.positions.tolist() == [0] * ROWS
+            half = np.arange(ROWS // 2)
+            futures = [group.step(tokens=inputs()[0, rows], rows=rows) for rows in (half, half + ROWS // 2)]
+            assert [future.result().errors for future in futures] == [{}, {}]
+            assert group.positions.tolist() == [1] * ROWS

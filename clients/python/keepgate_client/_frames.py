@@ -5,6 +5,7 @@ B is the number of a frame's rows, K the model's input size, N its output size.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic
@@ -14,8 +15,11 @@ from keepgate_protos.v1 import sequences_pb2
 from numpy.typing import ArrayLike, NDArray
 
 from keepgate_client._futures import F
-from keepgate_client.errors import KeepgateError
+from keepgate_client.errors import FieldViolation, InvalidArgumentError, KeepgateError
 from keepgate_client.types import FloatArray
+
+FIELD = re.compile(r"^(frame\.\w+)\[(\d+)\]")
+"""A row of a column, as errors name it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,6 +140,25 @@ class Work(Generic[F]):
         answer = self.answer or Frame(None, None, None)
         errors = dict(sorted(self.errors.items()))
         return Frame(answer.tokens, answer.log_probabilities, answer.outputs, errors, self.replayed)
+
+
+def renumbered(error: KeepgateError, places: NDArray[np.int64] | None) -> KeepgateError:
+    """The error of a message with some rows of a frame (None: all); the rows that its fields name are then
+    counted in the frame."""
+    if places is None or not isinstance(error, InvalidArgumentError):
+        return error
+
+    def count(match: re.Match[str]) -> str:
+        return f"{match[1]}[{places[int(match[2])]}]"
+
+    return InvalidArgumentError(
+        FIELD.sub(count, error.message),
+        code=error.code,
+        reason=error.reason,
+        metadata=error.metadata,
+        retry_after=error.retry_after,
+        violations=tuple(FieldViolation(FIELD.sub(count, v.field), v.description) for v in error.violations),
+    )
 
 
 def frame_from_proto(answer: sequences_pb2.FrameAnswer, rows: int) -> Frame:

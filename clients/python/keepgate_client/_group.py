@@ -15,7 +15,7 @@ from keepgate_protos.v1 import sequences_pb2
 from numpy.typing import NDArray
 
 from keepgate_client import errors
-from keepgate_client._frames import Frame, FrameInputs, Work, frame_from_proto
+from keepgate_client._frames import Frame, FrameInputs, Work, frame_from_proto, renumbered
 from keepgate_client._futures import Completion, F
 from keepgate_client._members import BIND_ROWS, UNBOUND, Members
 from keepgate_client._multiplex import SWEEP_SECONDS
@@ -86,7 +86,7 @@ class GroupCore(Generic[F]):
         if response.WhichOneof("result") == "frame":
             self._answered(part, response.frame, now)
         else:
-            self._refuse(part, error_from_status(response.error), now)
+            self._refuse(part, renumbered(error_from_status(response.error), part.places), now)
         return self._completed()
 
     def broken(self, error: errors.KeepgateError) -> tuple[float | None, list[Completion[F]]]:
