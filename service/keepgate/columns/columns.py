@@ -24,6 +24,7 @@ from keepgate.errors import (
     InvalidArgumentError,
     NotFiniteError,
     RequestError,
+    SessionBusyError,
     StoreUnavailableError,
 )
 from keepgate.sessions.durability import Durability
@@ -182,6 +183,10 @@ class Columns(Ledger):
         session = self.sessions[handle]
         if session is None:
             raise RuntimeError(f"handle {handle} is bound to nothing")
+        if self.flying[handle] and session.position <= position < session.tail:
+            # It came again before it was answered: later there will be an answer to give once more.
+            answer.errors[row] = SessionBusyError(session.session_id, session.tail - session.position)
+            return
         try:
             job, replayed = self.sequences.step(session, position, inputs, self.options[handle], owner=self)
         except RequestError as error:
