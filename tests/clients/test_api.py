@@ -12,9 +12,11 @@ import pytest
 from grpc import StatusCode
 from keepgate_client import (
     AsyncClient,
+    AsyncGroup,
     AsyncSession,
     AsyncStream,
     Client,
+    Group,
     RetryPolicy,
     Session,
     Stream,
@@ -22,16 +24,16 @@ from keepgate_client import (
 )
 
 PUBLIC = """
-AnswerLostError AsyncClient AsyncSession AsyncStream CallCancelledError CallsExhaustedError
+AnswerLostError AsyncClient AsyncGroup AsyncSession AsyncStream CallCancelledError CallsExhaustedError
 CategoricalHeadInfo Client ComputationError DeadlineExceededError DrainingError Durability ExhaustedError
-FeatureInputInfo FieldViolation FinishReason InvalidArgumentError KeepgateError LayerInfo LayerState
-LinearHeadInfo MessageTooLargeError ModelInfo ModelNotFoundError ModelRefusedError NotFiniteError
+FeatureInputInfo FieldViolation FinishReason Frame Group InvalidArgumentError KeepgateError LayerInfo
+LayerState LinearHeadInfo MessageTooLargeError ModelInfo ModelNotFoundError ModelRefusedError NotFiniteError
 NotRetainedError PositionError PositionMismatchError PrecisionInfo Prediction Residency RetryPolicy Score
-ServerError Session SessionBusyError SessionClosedError SessionElsewhereError SessionError
-SessionExistsError SessionExpiredError SessionGoneError SessionInUseError SessionInfo SessionLostError
-SessionModelError SessionMovedError SessionNotFoundError SessionsExhaustedError StepMismatchError
-StepSkippedError StepsExhaustedError StepsLostError StoreUnavailableError Stream Token TokenInputInfo
-TokenProbability TransportError UnexpectedStatusError UnreachableError WorkInFlightError __version__
+ServerError Session SessionBusyError SessionClosedError SessionElsewhereError SessionError SessionExistsError
+SessionExpiredError SessionGoneError SessionInUseError SessionInfo SessionLostError SessionModelError
+SessionMovedError SessionNotFoundError SessionsExhaustedError StepMismatchError StepSkippedError
+StepsExhaustedError StepsLostError StoreUnavailableError Stream Token TokenInputInfo TokenProbability
+TransportError UnexpectedStatusError UnreachableError WorkInFlightError __version__
 TLS AccessError ScopeMissingError
 TokenExpiredError TokenInvalidError TokenMissingError
 """
@@ -44,7 +46,8 @@ def test_exported_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sync", "aio"), [(Client, AsyncClient), (Session, AsyncSession), (Stream, AsyncStream)]
+    ("sync", "aio"),
+    [(Client, AsyncClient), (Session, AsyncSession), (Stream, AsyncStream), (Group, AsyncGroup)],
 )
 def test_sync_and_asyncio_have_the_same_methods(sync: type, aio: type) -> None:
     def signatures(kind: type) -> dict[str, list[inspect.Parameter]]:

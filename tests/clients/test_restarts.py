@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,12 @@ from keepgate_client import (
     Token,
 )
 from support.repositories import characters_spec, write_model
+from support.restarts import WAIT_SECONDS, Restartable
 from support.servers import ServerProcess
 
 STEPS = 400
 RESTARTS = 3
 STUBBORN = RetryPolicy(attempts=200, initial_backoff=0.02, max_backoff=0.1)
-WAIT_SECONDS = 60.0
 
 
 def inputs(count: int = STEPS) -> list[int]:
@@ -42,36 +40,6 @@ def bits(predictions: list[Prediction]) -> list[tuple[object, ...]]:
 
 def drawn(tokens: list[Token]) -> list[tuple[object, ...]]:
     return [(t.token, t.position, t.log_probability, t.finish_reason) for t in tokens]
-
-
-class Restartable:
-    """A server with a store, at one address for good."""
-
-    def __init__(self, start: Callable[..., ServerProcess], store: Path) -> None:
-        self._start = start
-        self._store = store
-        self._server = start(store=f"sqlite:{store}")
-        self.address = self._server.address
-
-    def restart(self, **settings: object) -> None:
-        """Kill the server and start another."""
-        self._server.kill()
-        port = self.address.rsplit(":", 1)[1]
-        self._server = self._start(store=f"sqlite:{self._store}", port=port, **settings)
-
-    def restart_at(self, progress: Callable[[], int], marks: list[int]) -> threading.Thread:
-        """In a thread: restart as soon as `progress` has come to each of the marks."""
-
-        def run() -> None:
-            for mark in marks:
-                deadline = time.monotonic() + WAIT_SECONDS
-                while progress() < mark and time.monotonic() < deadline:
-                    time.sleep(0.001)
-                self.restart()
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        return thread
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@
 from importlib.metadata import version
 
 from keepgate_client._access import TLS
+from keepgate_client._frames import Frame
 from keepgate_client._retry import RetryPolicy
 from keepgate_client.aio import AsyncClient
+from keepgate_client.aio_group import AsyncGroup
 from keepgate_client.aio_session import AsyncSession
 from keepgate_client.aio_stream import AsyncStream
 from keepgate_client.client import Client
@@ -64,6 +66,7 @@ from keepgate_client.errors import (
     UnreachableError,
     WorkInFlightError,
 )
+from keepgate_client.group import Group
 from keepgate_client.session import Session
 from keepgate_client.stream import Stream
 from keepgate_client.types import (
@@ -92,6 +95,7 @@ __all__ = [
     "AccessError",
     "AnswerLostError",
     "AsyncClient",
+    "AsyncGroup",
     "AsyncSession",
     "AsyncStream",
     "CallCancelledError",
@@ -106,6 +110,8 @@ __all__ = [
     "FeatureInputInfo",
     "FieldViolation",
     "FinishReason",
+    "Frame",
+    "Group",
     "InvalidArgumentError",
     "KeepgateError",
     "LayerInfo",

@@ -1,26 +1,26 @@
-"""Futures of predictions, whether of threads or of asyncio."""
+"""Futures of answers, whether of threads or of asyncio."""
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from keepgate_client.errors import KeepgateError
-from keepgate_client.types import Prediction
 
 
-class PredictionFuture(Protocol):
+class AnswerFuture(Protocol):
     """What concurrent.futures.Future and asyncio.Future have in common."""
 
     def done(self) -> bool: ...
 
-    def set_result(self, result: Prediction, /) -> None: ...
+    def set_result(self, result: Any, /) -> None: ...
 
     def set_exception(self, exception: BaseException, /) -> None: ...
 
 
-F = TypeVar("F", bound=PredictionFuture)
+F = TypeVar("F", bound=AnswerFuture)
 
-Completion: TypeAlias = tuple[F, Prediction | KeepgateError]
+Completion: TypeAlias = tuple[F, Any]
+"""A future, and the answer or the KeepgateError that it gets."""
 
 
 def complete(completions: list[Completion[F]]) -> None:
@@ -28,7 +28,7 @@ def complete(completions: list[Completion[F]]) -> None:
     for future, outcome in completions:
         if future.done():
             continue
-        if isinstance(outcome, Prediction):
-            future.set_result(outcome)
-        else:
+        if isinstance(outcome, KeepgateError):
             future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

@@ -23,6 +23,7 @@ class IO:
         self._calls = {m.path: m.of(channel.unary_unary, metadata) for m in _rpc.UNARY}
         self.generate = _rpc.GENERATE.of(channel.unary_stream, metadata)
         self.stream = _rpc.STREAM.of(channel.stream_stream, metadata)
+        self.frames = _rpc.STREAM_FRAMES.of(channel.stream_stream, metadata)
 
     def run(self, plan: Plan[T]) -> T:
         """Do what the plan asks for until it returns."""
@@ -52,6 +53,7 @@ class AsyncIO:
         self._calls = {m.path: m.of(channel.unary_unary, metadata) for m in _rpc.UNARY}
         self.generate = _rpc.GENERATE.of(channel.unary_stream, metadata)
         self.stream = _rpc.STREAM.of(channel.stream_stream, metadata)
+        self.frames = _rpc.STREAM_FRAMES.of(channel.stream_stream, metadata)
 
     async def run(self, plan: Plan[T]) -> T:
         """Do what the plan asks for until it returns."""

@@ -72,6 +72,9 @@ DESCRIBE_MODEL = Method(
     f"/{_MODELS}/Describe", models_pb2.DescribeModelRequest, models_pb2.DescribeModelResponse
 )
 STREAM = Method(f"/{_SEQUENCES}/Stream", sequences_pb2.StreamRequest, sequences_pb2.StreamResponse)
+STREAM_FRAMES = Method(
+    f"/{_SEQUENCES}/StreamFrames", sequences_pb2.FramesRequest, sequences_pb2.FramesResponse
+)
 GENERATE = Method(f"/{_SEQUENCES}/Generate", sequences_pb2.GenerateRequest, sequences_pb2.GenerateResponse)
 
 UNARY: tuple[Method[Any, Any], ...] = (

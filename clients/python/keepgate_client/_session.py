@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
@@ -20,6 +20,7 @@ class SessionState:
 
     position: inputs applied, as far as answers tell.
     pending: the last generated token, which is predicted but not applied, if nothing came after it.
+    where: tells the position while the session is in a group, which tells `position` at its end.
     """
 
     session_id: str
@@ -27,6 +28,7 @@ class SessionState:
     version: str
     position: int
     pending: int | None = None
+    where: Callable[[], int] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _user: str = ""
 
@@ -91,7 +93,8 @@ class SessionBase:
     @property
     def position(self) -> int:
         """Inputs applied so far, as far as answers tell."""
-        return self._state.position
+        where = self._state.where
+        return self._state.position if where is None else where()
 
     def __repr__(self) -> str:
         name = type(self).__name__

@@ -9,14 +9,16 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
+from numpy.typing import ArrayLike
 
 from keepgate_client import _convert, _plans, _rpc
 from keepgate_client._access import TLS, Access
 from keepgate_client._io import AsyncIO
 from keepgate_client._opening import Opening
 from keepgate_client._retry import RetryPolicy
-from keepgate_client._session import SessionState
+from keepgate_client._session import SessionBase, SessionState
 from keepgate_client._wishes import Plan
+from keepgate_client.aio_group import AsyncGroup
 from keepgate_client.aio_session import AsyncSession
 from keepgate_client.aio_stream import AsyncStream
 from keepgate_client.client import DEFAULT_TARGET, DEFAULT_TIMEOUT
@@ -114,6 +116,23 @@ class AsyncClient:
             predictions = await asyncio.gather(*(stream.step(s, text="a") for s in sessions))
         """
         return AsyncStream(self._io, self._plans, window)
+
+    def group(
+        self,
+        sessions: Iterable[SessionBase | str],
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        seeds: ArrayLike = 0,
+    ) -> AsyncGroup:
+        """As `Client.group`.
+
+        async with client.group(sessions) as group:
+            frame = await group.step(tokens=tokens)
+        """
+        options = _convert.StepOptions(temperature, top_k, top_p)
+        return AsyncGroup(self._io, self._plans, sessions, options, seeds)
 
     async def sessions(
         self, model: str = "", *, page_size: int = 0, timeout: float | None = None

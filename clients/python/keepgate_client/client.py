@@ -8,11 +8,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from numpy.typing import ArrayLike
 
 from keepgate_client import _convert, _plans, _rpc
 from keepgate_client._access import TLS, Access
 from keepgate_client._io import IO
 from keepgate_client._retry import RetryPolicy
+from keepgate_client._session import SessionBase
+from keepgate_client.group import Group
 from keepgate_client.session import Session
 from keepgate_client.stream import Stream
 from keepgate_client.types import DurabilityName, LayerState, ModelInfo, Score, SessionInfo
@@ -153,6 +156,30 @@ class Client:
             predictions = [future.result() for future in futures]
         """
         return Stream(self._io, self._plans, window)
+
+    def group(
+        self,
+        sessions: Iterable[SessionBase | str],
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        seeds: ArrayLike = 0,
+    ) -> Group:
+        """One call for frames of many sessions, an input for each; see `Group`.
+
+        sessions: session objects of this client or ids of open sessions, of one model version, each once.
+        temperature, top_k, top_p: as for `Session.step`.
+        seeds: one for all sessions, or integers [B], one for each.
+
+        Entering it binds the sessions. Raises ValueError; entering also SessionBusyError,
+        InvalidArgumentError, TransportError.
+
+            with client.group(sessions, temperature=0.8, seeds=range(len(sessions))) as group:
+                frame = group.step(tokens=tokens).result()
+        """
+        options = _convert.StepOptions(temperature, top_k, top_p)
+        return Group(self._io, self._plans, sessions, options, seeds)
 
     def sessions(
         self, model: str = "", *, page_size: int = 0, timeout: float | None = None

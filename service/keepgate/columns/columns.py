@@ -23,6 +23,7 @@ from keepgate.errors import (
     DrainingError,
     NotFiniteError,
     RequestError,
+    SessionBusyError,
     StoreUnavailableError,
 )
 from keepgate.sessions.durability import Durability
@@ -175,6 +176,10 @@ class Columns(Ledger):
         session = self.sessions[handle]
         if session is None:
             answer.errors[row] = self.gone[handle].with_traceback(None)
+            return
+        if self.flying[handle] and session.position <= position < session.tail:
+            # It came again before it was answered: later there will be an answer to give once more.
+            answer.errors[row] = SessionBusyError(session.session_id, session.tail - session.position)
             return
         try:
             job, replayed = self.sequences.step(session, position, inputs, self.options[handle], owner=self)

@@ -128,8 +128,12 @@ class FrameStream:
                 if self._columns is None:
                     self._columns = Columns(self._sequences, model)
                 self._check_model(self._columns.model, model, row)
-                if sampling is None:
-                    sampling = sampling_from(bind.sampling, model, "bind.sampling")
+            except RequestError as error:
+                errors.append(pb.RowError(row=row, status=to_status(error)))
+                continue
+            if sampling is None:  # if it is wrong it is for all rows
+                sampling = sampling_from(bind.sampling, model, "bind.sampling")
+            try:
                 own = sampling if seeds is None else _seeded(sampling, int(seeds[row]))
                 handles[row] = self._columns.bind(session, own)
                 positions[row] = session.tail
