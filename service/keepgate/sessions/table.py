@@ -96,7 +96,7 @@ class SessionTable(Generic[Outcome]):
         session = self._sessions.get(session_id)
         if session is None:
             raise self._tombstones.get(session_id, SessionNotFoundError)(session_id)
-        if session.deadline <= now and session.position == session.tail:
+        if session.last_used + session.ttl <= now and session.position == session.tail:
             raise SessionExpiredError(session_id)  # the next `expire` takes it out
         return session
 
