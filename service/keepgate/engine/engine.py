@@ -178,7 +178,8 @@ class Engine:
 
     def _run_alone(self, job: Job) -> None:
         seconds = run(self._network, self._spare[-1], job)
-        self._cost.learn(1, seconds)
+        if job.error is None:
+            self._cost.learn(1, seconds)
         self._count(1, seconds, [job])
         self._tell([job])
 
