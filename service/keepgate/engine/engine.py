@@ -35,9 +35,9 @@ MAX_INPUTS = 16_384
 INLINE_SECONDS = 100e-6
 """A batch cheaper than this runs on the loop: about what a hop to a thread and back costs."""
 ALONE_SECONDS = 50e-6
-"""A step cheaper than this runs alone if it may: about what being part of a batch costs on top. A dearer one waits
-for the turn's end: others may share its pass over the weights, and of calls that come together none can know of
-the next."""
+"""A step cheaper than this runs alone if it may: about what being part of a batch costs on top. A dearer one
+waits for the turn's end: others may share its pass over the weights, and of calls that come together none can
+know of the next."""
 
 log = structlog.get_logger(__name__)
 
