@@ -252,7 +252,7 @@ class Residents:
 
     def _hand(self, session: Session[Any], job: Job) -> None:
         job.slot = session.slot
-        if session.keeping.known.wants_state(job.end):
+        if session.keeping.known.wants_state(job.start + len(job.inputs)):
             job.keep_state = True
         self._engine.submit(job)
 

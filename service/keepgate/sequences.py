@@ -306,9 +306,10 @@ class Sequences(Directory):
             if job.state is not None:
                 keeping.history.keep_state(job.state)
         self.residents(session.model).used(session)
-        if keeping.durability is Durability.NONE:
+        durability = keeping.meta.durability
+        if durability is Durability.NONE:
             return True
-        if keeping.durability is Durability.EVERYSEC:
+        if durability is Durability.EVERYSEC:
             keeping.write()
             return True
         keeping.write(lambda refusal: _acknowledge(session, job, refusal), at_once=True)

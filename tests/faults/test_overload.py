@@ -118,7 +118,7 @@ def test_too_many_steps(seat: Callable[..., Seat], length: Length) -> None:
         check_refusals(refusals, "STEPS_EXHAUSTED")
         watch.check("too many steps")
 
-    run_with(seat(max_pending_steps=128, max_inputs_per_request=16), test)
+    run_with(seat(max_pending_steps=16, max_inputs_per_request=16), test)
 
 
 def test_too_many_sessions(seat: Callable[..., Seat]) -> None:

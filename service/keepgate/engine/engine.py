@@ -34,6 +34,10 @@ MAX_INPUTS = 16_384
 """Inputs of one tick over all sessions."""
 INLINE_SECONDS = 100e-6
 """A batch cheaper than this runs on the loop: about what a hop to a thread and back costs."""
+ALONE_SECONDS = 50e-6
+"""A step cheaper than this runs alone if it may: about what being part of a batch costs on top. A dearer one
+waits for the turn's end: others may share its pass over the weights, and of calls that come together none can
+know of the next."""
 
 log = structlog.get_logger(__name__)
 
@@ -156,11 +160,12 @@ class Engine:
         """Whether a batch of one input may run now, on the loop, and by whoever submits it."""
         if self._handing_out or self._compute_thread.closed or not self._batcher.is_idle:
             return False
-        return self._cost.estimate(1) < INLINE_SECONDS
+        return self._cost.estimate(1) < ALONE_SECONDS
 
     def _run_alone(self, job: Job) -> None:
         seconds = run(self._network, self._spare[-1], job)
-        self._cost.learn(1, seconds)
+        if job.error is None:
+            self._cost.learn(1, seconds)
         self._count(1, 1, seconds, [job])
         self._tell([job])
 

@@ -2,6 +2,9 @@
 
 The call reads while fewer than `limit` of its steps wait for their answer to be written, so a
 client that does not read is not read from: HTTP/2's flow control carries the pressure back to it.
+
+One task reads and one writes, so that either goes on while the other waits. A stream that steps one session
+has little to read before it has answered: there the reader writes too, and wakes nobody.
 """
 
 from __future__ import annotations
@@ -78,6 +81,8 @@ class StepStream:
         self._due: dict[str, deque[Due]] = {}
         self._ready: deque[pb.StreamResponse] = deque()
         self._unwritten = 0
+        self._claimed = 0  # sessions, those that ended included
+        self._reader_writes = False
         self._idle: asyncio.Future[None] | None = None  # the writer's, while it has nothing to write
         self._room = asyncio.Event()
 
@@ -89,8 +94,8 @@ class StepStream:
         """
         reader = asyncio.ensure_future(self._read())
         drain = asyncio.ensure_future(self._sequences.draining.wait())
-        reader.add_done_callback(lambda _: self._wake())
-        drain.add_done_callback(lambda _: reader.cancel())
+        reader.add_done_callback(lambda _: self._rouse())
+        drain.add_done_callback(lambda _: None if self._reader_writes else reader.cancel())
         self._sequences.callers += 1
         try:
             await self._write(reader)
@@ -112,22 +117,39 @@ class StepStream:
                 await self._room.wait()
             self._unwritten += 1
             await self._take(request)
+            if not self._ready:
+                continue
+            if self._claimed > 1 or self._idle is None:
+                self._wake()
+                continue
+            self._reader_writes = True
+            await self._write_ready()
+            self._reader_writes = False  # it stays if that failed: then nothing more can be written
+            if self._sequences.draining.is_set():
+                raise asyncio.CancelledError
 
     async def _write(self, reader: asyncio.Future[None]) -> None:
-        ready, write = self._ready, self._context.write
         while True:
-            while ready:
-                await write(ready.popleft())
-                self._unwritten -= 1
-                if self._unwritten == self._limit - 1:
-                    self._room.set()
-            if reader.done() and not self._unwritten:
+            await self._write_ready()
+            if reader.done() and (self._reader_writes or not self._unwritten):
                 return
             self._idle = self._loop.create_future()
             await self._idle
 
+    async def _write_ready(self) -> None:
+        ready, write = self._ready, self._context.write
+        while ready:
+            await write(ready.popleft())
+            self._unwritten -= 1
+            if self._unwritten == self._limit - 1:
+                self._room.set()
+
     def _wake(self) -> None:
-        """Have the writer look."""
+        """Have what is ready written, if nobody is at it."""
+        if not self._reader_writes:
+            self._rouse()
+
+    def _rouse(self) -> None:
         idle, self._idle = self._idle, None
         if idle is not None and not idle.done():
             idle.set_result(None)
@@ -149,13 +171,13 @@ class StepStream:
         else:
             if not is_own:
                 self._owned.add(session)
+                self._claimed += 1
             due = Due(request.request_id, session_id, job, replayed, model)
         before = self._due.get(session_id)
         if before is not None:
             before.append(due)
         elif due.is_complete:
-            self._ready.append(due.answer(self._call))
-            self._wake()
+            self._ready.append(due.answer(self._call))  # the reader will see to it
             return
         else:
             self._due[session_id] = deque((due,))

@@ -123,7 +123,7 @@ class SessionTable(Generic[Outcome]):
             raise (how if whose == principal else SessionNotFoundError)(session_id)
         if session.principal != principal:
             raise SessionNotFoundError(session_id)
-        if session.deadline <= now and session.position == session.tail:
+        if session.last_used + session.ttl <= now >= session.deadline and session.position == session.tail:
             raise SessionExpiredError(session_id)  # the next `expire` takes it out
         return session
 
