@@ -123,7 +123,7 @@ def graph(case: Case, tensors: Mapping[str, Float32]) -> onnx.ModelProto:
     states = [f"{letter}{index}" for index in range(case.layers) for letter in "hc"]
 
     def values(names: list[str], suffix: str = "") -> list[onnx.ValueInfoProto]:
-        shape = [1, "batch", case.hidden]
+        shape: list[int | str | None] = [1, "batch", case.hidden]
         return [helper.make_tensor_value_info(n + suffix, TensorProto.FLOAT, shape) for n in names]
 
     model = helper.make_model(

@@ -16,6 +16,7 @@ import json
 import signal
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,7 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
         return session.position, self._ticker.submit(session.slot, step.inputs.tokens.ids[0])
 
     def _answer(self, position: int, token: int, log_probability: float) -> pb.StepResponse:
-        prediction = pb.Prediction(
-            token=token, text=self._characters[token], log_probability=log_probability
-        )
+        prediction = pb.Prediction(token=token, text=self._characters[token], log_probability=log_probability)
         return pb.StepResponse(position=position, prediction=prediction)
 
     async def Step(self, request: pb.StepRequest, context: Any) -> pb.StepResponse:  # noqa: N802
@@ -86,7 +85,7 @@ class Sequences(sequences_pb2_grpc.SequencesServicer):
             while (request := await context.read()) is not grpc.aio.EOF:
                 position, answer = self._submit(request.step)
                 open_steps += 1
-                answer.add_done_callback(lambda answer, r=request, p=position: done(r, p, answer))
+                answer.add_done_callback(partial(done, request, position))
             wake.set()
 
         def done(request: pb.StreamRequest, position: int, answer: asyncio.Future[tuple[int, float]]) -> None:

@@ -1,4 +1,4 @@
-"""MLServer with a custom runtime: sequences on ONNX Runtime, by the V2 protocol. Runs in an environment of its own.
+"""MLServer with a custom runtime: sequences on ONNX Runtime. Runs in an environment of its own.
 
 Sequences go by Triton's parameters: sequence_id, sequence_start, sequence_end. MLServer's own adaptive
 batching waits up to max_batch_time for company even when a lone session steps, and merges parameters of its
@@ -20,6 +20,7 @@ from mlserver import MLModel, MLServer, ModelSettings, Settings
 from mlserver.grpc import dataplane_pb2
 from mlserver.settings import ModelParameters
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
+from mlserver.utils import install_uvloop_event_loop
 
 from service_bench.servers.onnx_runtime import OnnxRuntime
 from service_bench.servers.ticker import Ticker
@@ -60,6 +61,12 @@ class Sequences(MLModel):
         )
 
 
+async def serve(settings: Settings, model: ModelSettings) -> None:
+    """Until SIGTERM."""
+    server = MLServer(settings)  # it wants the loop that it will run in
+    await server.start([model])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -79,7 +86,8 @@ def main() -> None:
     extra = {"folder": str(options.folder), "threads": options.threads, "in_thread": options.in_thread}
     model = ModelSettings(name=MODEL, implementation=Sequences, parameters=ModelParameters(extra=extra))
     logging.disable(logging.INFO)
-    asyncio.run(MLServer(settings).start([model]))
+    install_uvloop_event_loop()  # as its command does
+    asyncio.run(serve(settings, model))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One step of a batch of sessions on ONNX Runtime. Needs nothing of Keepgate: MLServer's process has it too."""
+"""A step of a batch of sessions on ONNX Runtime. MLServer's process has it too, and no Keepgate."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from service_bench.servers.ticker import Answers
 
 
 class OnnxRuntime:
-    """The states of `capacity` sessions, [layers, capacity, H] each of h and c, and a graph that steps them."""
+    """The states of `capacity` sessions, [capacity, H] for h and c of a layer, and a graph that steps."""
 
     def __init__(self, graph: Path, capacity: int, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            str(graph), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         states = self._session.get_inputs()[1:]
         self._names = [state.name for state in states]
         self._states = [np.zeros((capacity, state.shape[-1]), np.float32) for state in states]

@@ -128,7 +128,7 @@ class PyTorch:
 
         def run(tokens: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, States]:
             gates = torch.addmm(table[tokens], h[0], maps[0])
-            states = []
+            states: list[States] = []
             for index in range(self._layers):
                 if index:
                     gates = torch.addmm(biases[index], torch.cat((states[-1][0], h[index]), 1), maps[index])

@@ -77,6 +77,6 @@ class Ticker:
 
     @staticmethod
     def _resolve(futures: list[asyncio.Future[tuple[int, float]]], answers: Answers) -> None:
-        for future, *answer in zip(futures, *answers, strict=True):
+        for future, token, log_probability in zip(futures, *answers, strict=True):
             if not future.done():  # its call may be gone
-                future.set_result((answer[0], answer[1]))
+                future.set_result((token, log_probability))
