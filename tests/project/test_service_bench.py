@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from service_bench.load import Clock, Sample
+from service_bench.rounds import summarise
 from service_bench.servers.ticker import Answers, Ticker
 from service_bench.tables import BEGIN, DOCUMENT, END, RESULTS, in_markdown, with_figures
 
@@ -47,9 +48,6 @@ def test_the_document_has_the_figures_of_the_last_run() -> None:
 
 
 def test_ratios_are_to_the_fastest_peer_of_the_same_round() -> None:
-    pytest.importorskip("onnx", reason="the models of the comparison are written as ONNX too")
-    from service_bench.rounds import summarise
-
     def samples(ours: float, one: float, other: float) -> list[Sample]:
         rates = {"Keepgate": ours, "MLServer": one, "PyTorch by hand": other}
         return [Sample(name, "Step", 32, rate, 1.0, 2.0, 3.0) for name, rate in rates.items()]
