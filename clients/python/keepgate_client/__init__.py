@@ -11,7 +11,8 @@
 
 from importlib.metadata import version
 
-from keepgate_client._retry import RetryPolicy
+from keepgate_client._details import ErrorDetails, FieldViolation, Precondition, Quota, Resource
+from keepgate_client._retry import RetryPolicy, service_config
 from keepgate_client.aio import AsyncClient
 from keepgate_client.aio_session import AsyncSession
 from keepgate_client.aio_stream import AsyncStream
@@ -24,7 +25,6 @@ from keepgate_client.errors import (
     DeadlineExceededError,
     DrainingError,
     ExhaustedError,
-    FieldViolation,
     InvalidArgumentError,
     KeepgateError,
     MessageTooLargeError,
@@ -94,6 +94,7 @@ __all__ = [
     "DeadlineExceededError",
     "DrainingError",
     "Durability",
+    "ErrorDetails",
     "ExhaustedError",
     "FeatureInputInfo",
     "FieldViolation",
@@ -112,8 +113,11 @@ __all__ = [
     "PositionError",
     "PositionMismatchError",
     "PrecisionInfo",
+    "Precondition",
     "Prediction",
+    "Quota",
     "Residency",
+    "Resource",
     "RetryPolicy",
     "Score",
     "ServerError",
@@ -146,4 +150,5 @@ __all__ = [
     "UnreachableError",
     "WorkInFlightError",
     "__version__",
+    "service_config",
 ]

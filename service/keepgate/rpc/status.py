@@ -1,8 +1,5 @@
-"""Domain errors to gRPC status: the one table, and the details that programs read.
-
-ErrorInfo is on every error (domain "keepgate"), BadRequest where a field is at fault, RetryInfo
-where waiting helps: https://cloud.google.com/apis/design/errors.
-"""
+"""Domain errors to gRPC status: the one table. ErrorInfo is on every error (domain "keepgate"), what else
+there is comes from `details`."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
-from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
@@ -27,7 +23,6 @@ from keepgate.errors import (
     NotRetainedError,
     PositionMismatchError,
     RequestError,
-    RetryLaterError,
     SessionBusyError,
     SessionClosedError,
     SessionElsewhereError,
@@ -44,6 +39,7 @@ from keepgate.errors import (
     StepsLostError,
     StoreUnavailableError,
 )
+from keepgate.rpc.details import details_of
 
 DOMAIN = "keepgate"
 INTERNAL_REASON = "INTERNAL"
@@ -82,15 +78,8 @@ CODES: Mapping[type[RequestError], grpc.StatusCode] = {
 def to_status(error: RequestError) -> status_pb2.Status:
     """A google.rpc.Status with details. It travels in trailers, or in-band in a stream."""
     status = _status(CODES[type(error)], str(error), error.reason, error.metadata)
-    if isinstance(error, InvalidArgumentError):
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.description
-        )
-        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, RetryLaterError):
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(round(error.retry_after * 1e9))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    for detail in details_of(error, CODES[type(error)]):
+        status.details.add().Pack(detail)
     return status
 
 
