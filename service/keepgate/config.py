@@ -134,6 +134,18 @@ class Settings(BaseSettings):
         ge=1,
         description="wait for a ping's answer before the connection counts as dead",
     )
+    connection_age_seconds: float = Field(
+        0.0,
+        allow_inf_nan=False,
+        ge=0,
+        description="how old a connection or a stream gets before its client needs another; 0: no limit",
+    )
+    connection_age_grace_seconds: float = Field(
+        30.0,
+        allow_inf_nan=False,
+        ge=0,
+        description="how long calls on a connection that is too old may still take",
+    )
     drain_seconds: float = Field(
         20.0, allow_inf_nan=False, ge=0, description="how long work in flight may take after SIGTERM"
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from keepgate_client.errors import (
     CallsExhaustedError,
     ComputationError,
+    ConnectionAgedError,
     DrainingError,
     InvalidArgumentError,
     ModelNotFoundError,
@@ -55,6 +56,7 @@ REASONS: Mapping[str, type[ServerError]] = {
     "STEPS_EXHAUSTED": StepsExhaustedError,
     "CALLS_EXHAUSTED": CallsExhaustedError,
     "DRAINING": DrainingError,
+    "CONNECTION_AGED": ConnectionAgedError,
     "COMPUTATION_FAILED": ComputationError,
     "NOT_FINITE": NotFiniteError,
 }

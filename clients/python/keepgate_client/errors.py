@@ -36,6 +36,7 @@ KeepgateError                         everything below; has code, reason, metada
     │   ├── StepsExhaustedError
     │   └── CallsExhaustedError
     ├── DrainingError                 the server is shutting down
+    ├── ConnectionAgedError           a stream ended because its connection is old; the client opens another
     ├── StoreUnavailableError         nothing can be made durable at present
     ├── ComputationError              the computation failed; the server's log says why
     └── NotFiniteError                the session's state overflowed, and the session is lost
@@ -292,6 +293,10 @@ class CallsExhaustedError(ExhaustedError):
 
 class DrainingError(ServerError):
     """The server is shutting down and takes no new work."""
+
+
+class ConnectionAgedError(ServerError):
+    """A stream ended because its connection is old. Raised only where no retry is allowed."""
 
 
 class StoreUnavailableError(ServerError):

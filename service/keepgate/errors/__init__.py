@@ -32,7 +32,8 @@ KeepgateError
     │   ├── SessionsExhaustedError
     │   ├── StepsExhaustedError
     │   ├── CallsExhaustedError
-    │   └── DrainingError
+    │   ├── DrainingError
+    │   └── ConnectionAgedError      a stream ends, for its connection is old; another may follow at once
     ├── ComputationError         the computation failed; the server's log says why
     └── NotFiniteError           the state has overflowed; its session is lost
 """
@@ -41,6 +42,7 @@ from keepgate.errors.base import (
     CallsExhaustedError,
     ComputationError,
     ConfigError,
+    ConnectionAgedError,
     DrainingError,
     InvalidArgumentError,
     KeepgateError,
@@ -81,6 +83,7 @@ __all__ = [
     "CallsExhaustedError",
     "ComputationError",
     "ConfigError",
+    "ConnectionAgedError",
     "DrainingError",
     "InvalidArgumentError",
     "KeepgateError",

@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 from keepgate.errors import (
     CallsExhaustedError,
     ComputationError,
+    ConnectionAgedError,
     DrainingError,
     InvalidArgumentError,
     ModelNotFoundError,
@@ -70,6 +71,7 @@ CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     StepsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     CallsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DrainingError: grpc.StatusCode.UNAVAILABLE,
+    ConnectionAgedError: grpc.StatusCode.UNAVAILABLE,
     ComputationError: grpc.StatusCode.INTERNAL,
     NotFiniteError: grpc.StatusCode.OUT_OF_RANGE,
 }

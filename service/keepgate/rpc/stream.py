@@ -15,7 +15,7 @@ from keepgate_protos.v1 import sequences_pb2 as pb
 
 from keepgate.directory import Outcome
 from keepgate.engine.job import Job
-from keepgate.errors import DrainingError, InvalidArgumentError, RequestError
+from keepgate.errors import ConnectionAgedError, DrainingError, InvalidArgumentError, RequestError
 from keepgate.models.registry import LoadedModel
 from keepgate.rpc.convert import step_from, step_to
 from keepgate.rpc.decode import well_formed
@@ -45,21 +45,25 @@ class StepStream:
         self._room = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until the client half-closes and has all answers, or the server drains.
+        """Serve until the client half-closes and has all answers, the server drains, or the stream is old.
 
-        Raises DrainingError in the latter case, when all that was read is answered, and InvalidArgumentError
-        after a request that does not parse.
+        Raises DrainingError and ConnectionAgedError in the latter cases, when all that was read is answered,
+        and InvalidArgumentError after a request that does not parse.
         """
         reader = asyncio.ensure_future(self._read())
         drain = asyncio.ensure_future(self._sequences.draining.wait())
         reader.add_done_callback(lambda _: self._wake.set())
         drain.add_done_callback(lambda _: reader.cancel())
+        age = self._sequences.settings.connection_age_seconds
+        end = asyncio.get_running_loop().call_later(age, reader.cancel) if age else None
         try:
             await self._write(reader)
             if reader.cancelled():
-                raise DrainingError
+                raise DrainingError if self._sequences.draining.is_set() else ConnectionAgedError
             reader.result()
         finally:
+            if end is not None:
+                end.cancel()
             reader.cancel()
             drain.cancel()
             for session in self._owned:
@@ -100,6 +104,13 @@ class StepStream:
             answer.error.CopyFrom(to_status(error))
             self._flush(step.session_id)
             return
+        except asyncio.CancelledError:  # while the session was fetched: not applied, not answered
+            due = self._due[step.session_id]
+            due.pop()
+            if not due:
+                del self._due[step.session_id]
+            self._unwritten -= 1
+            raise
         except Exception as error:  # a bug; unanswered, this step would keep the call from ending
             answer.error.CopyFrom(internal_status(error, METHOD))
             self._flush(step.session_id)
