@@ -65,11 +65,13 @@ def test_the_client_gets_all_that_the_server_tells(kind: type[RequestError]) -> 
     if told.resource is not None:
         assert told.resource.name.startswith("poem")
         assert told.resource.kind == ("session" if "session_id" in error.metadata else "model")
-    for violation in (*told.preconditions, *told.quotas):
-        assert violation.description == str(error)
-        assert violation.subject
+    for quota in told.quotas:
+        assert quota.description == str(error)
+        assert quota.subject
     for precondition in told.preconditions:
         assert precondition.kind == error.reason
+        assert precondition.description == str(error)
+        assert precondition.subject
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -112,7 +114,7 @@ def test_the_two_kinds_of_retries_do_not_multiply() -> None:
 def test_grpc_takes_the_service_config() -> None:
     options = [("grpc.service_config", service_config())]
     with grpc.insecure_channel("127.0.0.1:1", options=options) as channel:
-        call = channel.unary_unary("/keepgate.v1.Models/List")
+        call: Any = channel.unary_unary("/keepgate.v1.Models/List")
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", timeout=5)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # one that does not parse is INTERNAL

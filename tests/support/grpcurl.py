@@ -65,7 +65,7 @@ def run(example: Example, address: str) -> list[Any]:
     """The answers, or the status as `grpcurl -format-error` shows it."""
     service, _, name = example.method.rpartition("/")
     with grpc.insecure_channel(address) as channel:
-        pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        pool: Any = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         method = pool.FindServiceByName(service).methods_by_name[name]
         request, response = map(message_factory.GetMessageClass, (method.input_type, method.output_type))
         call: Any = channel.stream_stream(  # on the wire, a unary call is a stream of one message

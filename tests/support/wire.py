@@ -139,8 +139,14 @@ def take_apart(status: status_pb2.Status) -> Failure:
     info = error_details_pb2.ErrorInfo()
     request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
+    more = (
+        error_details_pb2.ResourceInfo.DESCRIPTOR,
+        error_details_pb2.PreconditionFailure.DESCRIPTOR,
+        error_details_pb2.QuotaFailure.DESCRIPTOR,
+    )
     for detail in status.details:
-        assert detail.Unpack(info) or detail.Unpack(request) or detail.Unpack(retry), detail
+        known = detail.Unpack(info) or detail.Unpack(request) or detail.Unpack(retry)
+        assert known or any(map(detail.Is, more)), detail
     assert info.domain == "keepgate"
     return Failure(
         code=next(code.name for code in grpc.StatusCode if code.value[0] == status.code),
