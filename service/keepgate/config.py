@@ -64,6 +64,15 @@ class Settings(BaseSettings):
     models: Path = Field(
         BUNDLED_MODELS, description="model repository: DIR/<name>/<version>/model.safetensors"
     )
+    watch_seconds: float = Field(
+        0.0,
+        allow_inf_nan=False,
+        ge=0,
+        description="how often the model repository is looked at for changes to load; 0: never",
+    )
+    ready_with_refused_models: bool = Field(
+        False, description="whether a server is ready that has started with a model refused"
+    )
     max_model_bytes: int = Field(512 * MIB, ge=1, description="largest model file that is read, in bytes")
     precision: Annotated[PrecisionChoice, NoDecode, BeforeValidator(PrecisionChoice.parse)] = Field(
         PrecisionChoice(),
