@@ -147,6 +147,16 @@ $(VENV)/peers: $(VENV)/development
 bench-kernels: $(VENV)/peers ## Measure the kernels beside PyTorch, ONNX Runtime and OpenVINO
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
 
+# MLServer has its own pins of what Keepgate uses too, so it lives apart.
+.venv-peers/ready: constraints.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install mlserver==1.7.1 onnxruntime==1.32.0
+	@touch $@
+
+.PHONY: bench-service
+bench-service: $(VENV)/peers .venv-peers/ready ## Measure the service beside servers by hand and MLServer
+	$(BIN)/python benchmarks/service.py $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build .pytest_cache .mypy_cache .ruff_cache .hypothesis

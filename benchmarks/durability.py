@@ -27,7 +27,9 @@ import typer
 from keepgate.config import BUNDLED_MODELS
 from rich.console import Console
 from rich.table import Table
-from rpc import HERE, Sample, Target, keepgate_server, machine, measure, process
+from rpc import HERE, machine
+from service_bench.load import Sample, Target, measure
+from service_bench.processes import keepgate_server, process
 
 REDIS_SECONDS = 10.0
 BASE = "none"

@@ -17,22 +17,17 @@ import asyncio
 import json
 import os
 import platform
-import secrets
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import grpc.aio
 import numpy as np
 import typer
 from keepgate.config import BUNDLED_MODELS
@@ -46,150 +41,15 @@ from keepgate_kernels import (
     TokenInput,
     cpu_info,
 )
-from keepgate_protos.v1 import sequences_pb2 as pb
-from keepgate_protos.v1 import sequences_pb2_grpc
 from rich.console import Console
 from rich.table import Table
+from service_bench.load import Sample, Target, measure
+from service_bench.processes import keepgate_server, process
 
 HERE = Path(__file__).parent
 TINY = "tiny"
 """8 units over 16 tokens: its computation costs next to nothing."""
-START_SECONDS = 120.0
-WARM_UP = 0.2
-"""Share of each measurement's time that is not counted."""
 ECHO = "echo"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One server under one load in one round. Latencies and server_us are microseconds a step."""
-
-    server: str
-    call: str
-    sessions: int
-    steps_per_second: float
-    p50_us: float
-    p99_us: float
-    server_us: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """A server to measure; `model` is what its sessions open, None for the echo server."""
-
-    name: str
-    address: str
-    pid: int
-    model: str | None
-
-
-def processor_seconds(pid: int) -> float:
-    """User and system time that a process has spent (proc(5), fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class Load:
-    """N sessions that step as fast as they are answered, for some seconds."""
-
-    def __init__(self, stub: Any, session_ids: list[str], seconds: float) -> None:
-        self._stub = stub
-        self._session_ids = session_ids
-        self._begin = time.perf_counter() + seconds * WARM_UP
-        self._end = time.perf_counter() + seconds
-        self._latencies: list[float] = []
-
-    def _request(self, session_id: str, position: int) -> pb.StepRequest:
-        inputs = pb.Inputs(tokens=pb.Tokens(ids=[position % 16]))
-        return pb.StepRequest(session_id=session_id, position=position, inputs=inputs)
-
-    def _note(self, sent: float) -> bool:
-        """Count an answer; whether to go on."""
-        now = time.perf_counter()
-        if self._begin <= now < self._end:
-            self._latencies.append(now - sent)
-        return now < self._end
-
-    async def steps(self) -> None:
-        async def one(session_id: str) -> None:
-            position = 0
-            while True:
-                sent = time.perf_counter()
-                answer = await self._stub.Step(self._request(session_id, position))
-                position = answer.position
-                if not self._note(sent):
-                    return
-
-        await asyncio.gather(*(one(session_id) for session_id in self._session_ids))
-
-    async def stream(self) -> None:
-        call = self._stub.Stream()
-        sent = [0.0] * len(self._session_ids)
-
-        async def send(index: int, position: int) -> None:
-            sent[index] = time.perf_counter()
-            step = self._request(self._session_ids[index], position)
-            await call.write(pb.StreamRequest(request_id=index, step=step))
-
-        for index in range(len(sent)):
-            await send(index, 0)
-        running = len(sent)
-        async for answer in call:
-            if answer.WhichOneof("result") != "step":
-                raise RuntimeError(f"a step failed: {answer.error.message}")
-            if self._note(sent[answer.request_id]):
-                await send(answer.request_id, answer.step.position)
-            else:
-                running -= 1
-                if not running:
-                    await call.done_writing()
-
-    def result(self, target: Target, call: str, server_seconds: float) -> Sample:
-        micros = np.array(self._latencies) * 1e6
-        p50, p99 = np.percentile(micros, [50, 99])
-        # Processor time is taken over the whole load, latencies over all but the warm-up.
-        steps = len(micros) / (1 - WARM_UP)
-        return Sample(
-            server=target.name,
-            call=call,
-            sessions=len(self._session_ids),
-            steps_per_second=len(micros) / (self._end - self._begin),
-            p50_us=float(p50),
-            p99_us=float(p99),
-            server_us=server_seconds / steps * 1e6,
-        )
-
-
-async def measure(target: Target, call: str, sessions: int, seconds: float) -> Sample:
-    """Open the sessions, load the server, close them."""
-    async with grpc.aio.insecure_channel(target.address) as channel:
-        make_stub: Any = sequences_pb2_grpc.SequencesStub  # generated without types
-        stub = make_stub(channel)
-        session_ids = [f"benchmark-{secrets.token_hex(4)}-{index:04}" for index in range(sessions)]
-        if target.model:
-            opens = [pb.OpenRequest(model=target.model, session_id=session_id) for session_id in session_ids]
-            await asyncio.gather(*(stub.Open(request) for request in opens))
-        spent = processor_seconds(target.pid)
-        load = Load(stub, session_ids, seconds)
-        await (load.steps() if call == "Step" else load.stream())
-        spent = processor_seconds(target.pid) - spent
-        if target.model:
-            closes = [pb.CloseRequest(session_id=session_id) for session_id in session_ids]
-            await asyncio.gather(*(stub.Close(request) for request in closes))
-        return load.result(target, call, spent)
-
-
-@contextmanager
-def process(command: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A server process, ended at the end of the block."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("KEEPGATE_")}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**clean, **environment}
-    ) as running:
-        try:
-            yield running
-        finally:
-            running.send_signal(signal.SIGTERM)
 
 
 @contextmanager
@@ -197,30 +57,6 @@ def echo_server() -> Iterator[Target]:
     with process([sys.executable, str(HERE / "echo_server.py")]) as running:
         address = running.stdout.readline().strip() if running.stdout else ""
         yield Target(ECHO, address, running.pid, None)
-
-
-@contextmanager
-def keepgate_server(folder: Path, models: list[str], **settings: str) -> Iterator[list[Target]]:
-    """One server with all models, as a target for each of them. settings: KEEPGATE_* by their names."""
-    ready = folder / "ready"
-    ready.unlink(missing_ok=True)
-    environment = {
-        "KEEPGATE_MODELS": str(folder / "models"),
-        "KEEPGATE_PORT": "0",
-        "KEEPGATE_ADMIN_ADDRESS": "",
-        "KEEPGATE_HTTP_ADDRESS": "127.0.0.1:0",
-        "KEEPGATE_READY_FILE": str(ready),
-        "KEEPGATE_LOG_LEVEL": "error",
-        **settings,
-    }
-    with process([sys.executable, "-m", "keepgate", "serve"], **environment) as running:
-        deadline = time.monotonic() + START_SECONDS
-        while not ready.exists():
-            if running.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the Keepgate server did not start")
-            time.sleep(0.02)
-        address = ready.read_text().strip()
-        yield [Target(f"keepgate {model}", address, running.pid, model) for model in models]
 
 
 def write_models(folder: Path, model: str, source: Path) -> list[str]:

@@ -87,6 +87,15 @@ class Settings(BaseSettings):
     models: Path = Field(
         BUNDLED_MODELS, description="model repository: DIR/<name>/<version>/model.safetensors"
     )
+    watch_seconds: float = Field(
+        0.0,
+        allow_inf_nan=False,
+        ge=0,
+        description="how often the model repository is looked at for changes to load; 0: never",
+    )
+    ready_with_refused_models: bool = Field(
+        False, description="whether a server is ready that has started with a model refused"
+    )
     max_model_bytes: int = Field(512 * MIB, ge=1, description="largest model file that is read, in bytes")
     precision: Annotated[PrecisionChoice, NoDecode, BeforeValidator(PrecisionChoice.parse)] = Field(
         PrecisionChoice(),
@@ -171,6 +180,18 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         ge=1,
         description="wait for a ping's answer before the connection counts as dead",
+    )
+    connection_age_seconds: float = Field(
+        0.0,
+        allow_inf_nan=False,
+        ge=0,
+        description="how old a connection or a stream gets before its client needs another; 0: no limit",
+    )
+    connection_age_grace_seconds: float = Field(
+        30.0,
+        allow_inf_nan=False,
+        ge=0,
+        description="how long calls on a connection that is too old may still take",
     )
     drain_seconds: float = Field(
         20.0, allow_inf_nan=False, ge=0, description="how long work in flight may take after SIGTERM"

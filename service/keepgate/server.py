@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health
 from keepgate_kernels import cpu_info
 
 from keepgate import __version__, memory, ready
@@ -23,10 +23,11 @@ from keepgate.config import Settings, load_settings
 from keepgate.errors import KeepgateError
 from keepgate.keeper import Keeper
 from keepgate.logs import configure_logs
-from keepgate.models.registry import Registry, load_repository
+from keepgate.models.registry import LoadReport, load_repository
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.interceptors import CallGuard
 from keepgate.rpc.listen import SERVICES, add_services, join, listen, options, start_admin
+from keepgate.rpc.readiness import Readiness
 from keepgate.security.security import Security
 from keepgate.sequences import Sequences
 from keepgate.sessions.stores import open_store, spill_store
@@ -34,6 +35,7 @@ from keepgate.sessions.stores.base import Store
 from keepgate.signals import Signals
 from keepgate.swap import Swap, make_ready
 from keepgate.telemetry.start import Telemetry
+from keepgate.watch import Watch
 
 EXPIRY_SECONDS = 0.5
 """How often idle sessions, and models that nobody uses any more, are looked for. A session is refused at its
@@ -73,9 +75,10 @@ async def _serve(settings: Settings) -> None:
         ready.check(settings.ready_file)  # loading the models takes a while
     telemetry = Telemetry(settings)
     security = Security(settings)
-    registry = _load_models(settings)
+    report = _load_models(settings)
+    registry = report.registry
     sequences = Sequences(registry, settings, Keeper(registry, settings, _store(settings), spill_store()))
-    swap = Swap(sequences)
+    swap = Swap(sequences, report.refused)
     try:
         await sequences.recover()
         guard = CallGuard(settings.max_calls, telemetry.calls)
@@ -87,8 +90,7 @@ async def _serve(settings: Settings) -> None:
         admin_server, admin_address = await start_admin(settings, admin, telemetry.calls, security)
         http_address = await telemetry.start(sequences, status)
         await server.start()
-        for name in ("", *SERVICES):
-            await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await Readiness(status, settings, registry, swap).begin(SERVICES)
         address = join(settings.host, port)
         memory.settle()
         if settings.ready_file is not None:
@@ -107,13 +109,16 @@ async def _serve(settings: Settings) -> None:
         )
         security.warn()
         security.start()
-        expiry = asyncio.ensure_future(_expire(sequences, swap))
+        background = [asyncio.ensure_future(_expire(sequences, swap))]
+        if settings.watch_seconds:
+            background.append(asyncio.ensure_future(_watch(settings, swap)))
         try:
             await _until_stopped(settings, server, sequences, guard, status, signals)
             await admin_server.stop(FLUSH_SECONDS)
             log.info("stopped")
         finally:
-            expiry.cancel()
+            for task in background:
+                task.cancel()
             security.stop()
     finally:
         if settings.ready_file is not None:
@@ -123,7 +128,7 @@ async def _serve(settings: Settings) -> None:
         await _stop(sequences)
 
 
-def _load_models(settings: Settings) -> Registry:
+def _load_models(settings: Settings) -> LoadReport:
     report = load_repository(
         settings.models,
         max_bytes=settings.max_model_bytes,
@@ -135,7 +140,7 @@ def _load_models(settings: Settings) -> Registry:
         log.error("model refused", error=str(error))
     for model in report.registry:
         make_ready(model)
-    return report.registry
+    return report
 
 
 def _store(settings: Settings) -> Store | None:
@@ -204,6 +209,12 @@ async def _expire(sequences: Sequences, swap: Swap) -> None:
             swap.expire()
             if count:
                 log.debug("sessions expired", sessions=count)
+
+
+async def _watch(settings: Settings, swap: Swap) -> None:
+    watch = Watch(swap, settings.models, seconds=settings.watch_seconds, max_bytes=settings.max_model_bytes)
+    with contextlib.suppress(asyncio.CancelledError):
+        await watch.run()
 
 
 def main() -> int:

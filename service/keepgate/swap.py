@@ -8,7 +8,7 @@ nothing uses it any more. Whatever fails, what was loaded before goes on serving
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,9 +77,15 @@ class _Repository:
 
 
 class Swap:
-    """Loads, retires and unloads versions of models. One such change at a time; the others wait."""
+    """Loads, retires and unloads versions of models. One such change at a time; the others wait.
 
-    def __init__(self, sequences: Sequences) -> None:
+    refused: files that are not served, as the last reload found them; `at_start` before the first one.
+    changed: awaited after every change.
+    """
+
+    def __init__(self, sequences: Sequences, at_start: Iterable[KeepgateError] = ()) -> None:
+        self.refused = [error for error in at_start if isinstance(error, ModelFileError)]
+        self.changed: Callable[[], Awaitable[None]] | None = None
         self._sequences = sequences
         self._settings = sequences.settings
         self._registry = sequences.registry
@@ -88,13 +94,14 @@ class Swap:
         self._one = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def reload(self) -> Changes:
+    async def reload(self, *, again: bool = True) -> Changes:
         """Make what is loaded agree with the repository. Goes on if the caller is cancelled.
 
+        again: log what is refused also if the last reload, or the start, has done so.
         Raises ModelRefusedError if the repository cannot be read, and then nothing has changed;
         DrainingError.
         """
-        return await self._to_its_end(self._reload())
+        return await self._to_its_end(self._reload(again))
 
     async def load(self, name: str, version: str) -> LoadedModel:
         """Have one version of the repository take new sessions. Goes on if the caller is cancelled.
@@ -144,11 +151,14 @@ class Swap:
             async with self._one:
                 if self._sequences.draining.is_set():
                     raise DrainingError
-                return await change
+                answer = await change
+                if self.changed is not None:
+                    await self.changed()
+                return answer
         finally:
             change.close()
 
-    async def _reload(self) -> Changes:
+    async def _reload(self, again: bool) -> Changes:
         repository = await self._repository()
         changes = Changes(refused=repository.refused)
         for key, path in repository.files.items():
@@ -168,8 +178,11 @@ class Swap:
                 self._retire(key)
                 changes.retired.append(key)
         changes.unloaded = self.sweep()
+        told = set() if again else {str(error) for error in self.refused}
         for error in changes.refused:
-            log.error("model refused", error=str(error))
+            if str(error) not in told:
+                log.error("model refused", error=str(error))
+        self.refused = list(changes.refused)
         return changes
 
     async def _load(self, key: ModelKey) -> LoadedModel:
@@ -184,6 +197,7 @@ class Swap:
             log.error("model refused", error=str(error))
             raise ModelRefusedError(str(error), *key) from error
         self._kept_out.discard(key)
+        self.refused = [error for error in self.refused if error.path != path]
         return self._registry.at(key)
 
     async def _unload(self, key: ModelKey) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from keepgate.engine.compute import ComputeThread
 from keepgate.engine.cost import MOST_SURPRISE, WEIGHT, CostModel
-from keepgate.engine.engine import ComputeThread, Engine
+from keepgate.engine.engine import Engine
 from keepgate.engine.job import Job, Prediction
 from keepgate.errors import ComputationError, NotFiniteError
 from keepgate.request import NO_OPTIONS, Kind, Options, Wants, digest

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from keepgate_protos.v1 import sequences_pb2 as pb
@@ -205,9 +206,9 @@ def test_a_client_that_hangs_loses_its_sessions(start_server: Callable[..., Serv
     client = textwrap.dedent(
         f"""
         import sys, time
-        sys.path[:0] = {sys.path!r}
+        sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
         from support.wire import connect
-        from service.test_stream import OpenStream
+        from test_stream import OpenStream
 
         with connect({server.address!r}) as wire:
             session = wire.open(session_id="hung")

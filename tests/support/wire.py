@@ -142,8 +142,14 @@ def take_apart(status: status_pb2.Status) -> Failure:
     request = error_details_pb2.BadRequest()
     retry = error_details_pb2.RetryInfo()
     asked = error_details_pb2.RequestInfo()
+    more = (
+        error_details_pb2.ResourceInfo.DESCRIPTOR,
+        error_details_pb2.PreconditionFailure.DESCRIPTOR,
+        error_details_pb2.QuotaFailure.DESCRIPTOR,
+    )
     for detail in status.details:
-        assert any(detail.Unpack(kind) for kind in (info, request, retry, asked)), detail
+        known = any(detail.Unpack(kind) for kind in (info, request, retry, asked))
+        assert known or any(map(detail.Is, more)), detail
     assert info.domain == "keepgate"
     assert asked.request_id
     return Failure(

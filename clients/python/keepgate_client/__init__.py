@@ -12,8 +12,9 @@
 from importlib.metadata import version
 
 from keepgate_client._access import TLS
+from keepgate_client._details import ErrorDetails, FieldViolation, Precondition, Quota, Resource
 from keepgate_client._frames import Frame
-from keepgate_client._retry import RetryPolicy
+from keepgate_client._retry import RetryPolicy, service_config
 from keepgate_client.aio import AsyncClient
 from keepgate_client.aio_group import AsyncGroup
 from keepgate_client.aio_session import AsyncSession
@@ -25,10 +26,10 @@ from keepgate_client.errors import (
     CallCancelledError,
     CallsExhaustedError,
     ComputationError,
+    ConnectionAgedError,
     DeadlineExceededError,
     DrainingError,
     ExhaustedError,
-    FieldViolation,
     InvalidArgumentError,
     KeepgateError,
     MessageTooLargeError,
@@ -103,9 +104,11 @@ __all__ = [
     "CategoricalHeadInfo",
     "Client",
     "ComputationError",
+    "ConnectionAgedError",
     "DeadlineExceededError",
     "DrainingError",
     "Durability",
+    "ErrorDetails",
     "ExhaustedError",
     "FeatureInputInfo",
     "FieldViolation",
@@ -126,8 +129,11 @@ __all__ = [
     "PositionError",
     "PositionMismatchError",
     "PrecisionInfo",
+    "Precondition",
     "Prediction",
+    "Quota",
     "Residency",
+    "Resource",
     "RetryPolicy",
     "ScopeMissingError",
     "Score",
@@ -164,4 +170,5 @@ __all__ = [
     "UnreachableError",
     "WorkInFlightError",
     "__version__",
+    "service_config",
 ]

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 import numpy as np
 from keepgate_protos.v1 import sequences_pb2
 from numpy.typing import ArrayLike, NDArray
 
+from keepgate_client._details import FieldViolation
 from keepgate_client._futures import F
-from keepgate_client.errors import FieldViolation, InvalidArgumentError, KeepgateError
+from keepgate_client.errors import InvalidArgumentError, KeepgateError
 from keepgate_client.types import FloatArray
 
 FIELD = re.compile(r"^(frame\.\w+)\[(\d+)\]")
@@ -151,13 +152,13 @@ def renumbered(error: KeepgateError, places: NDArray[np.int64] | None) -> Keepga
     def count(match: re.Match[str]) -> str:
         return f"{match[1]}[{places[int(match[2])]}]"
 
+    violations = tuple(FieldViolation(FIELD.sub(count, v.field), v.description) for v in error.violations)
     return InvalidArgumentError(
         FIELD.sub(count, error.message),
         code=error.code,
         reason=error.reason,
         metadata=error.metadata,
-        retry_after=error.retry_after,
-        violations=tuple(FieldViolation(FIELD.sub(count, v.field), v.description) for v in error.violations),
+        details=replace(error.details, violations=violations),
     )
 
 

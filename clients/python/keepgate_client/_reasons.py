@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from keepgate_client.errors import (
     CallsExhaustedError,
     ComputationError,
+    ConnectionAgedError,
     DrainingError,
     InvalidArgumentError,
     ModelNotFoundError,
@@ -65,6 +66,7 @@ REASONS: Mapping[str, type[ServerError]] = {
     "PRINCIPAL_SESSIONS_EXHAUSTED": SessionsExhaustedError,
     "PRINCIPAL_CALLS_EXHAUSTED": CallsExhaustedError,
     "DRAINING": DrainingError,
+    "CONNECTION_AGED": ConnectionAgedError,
     "COMPUTATION_FAILED": ComputationError,
     "NOT_FINITE": NotFiniteError,
     # These come by the Open Inference Protocol alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from importlib import resources
 
 from grpc import StatusCode
 
@@ -46,6 +47,17 @@ class RetryPolicy:
         backoff = min(self.max_backoff, self.initial_backoff * self.multiplier ** min(failures - 1, 64))
         jittered = random.uniform(backoff / 2, backoff)  # noqa: S311 - spreads load, hides nothing
         return max(jittered, error.retry_after or 0.0)
+
+
+def service_config() -> str:
+    """A gRPC service config (JSON) for clients that have no RetryPolicy: option "grpc.service_config" of a
+    channel, in any language.
+
+    gRPC may repeat only what changes nothing: Describe, List, Export, Models and health. It can't tell a
+    step that names its position from one that doesn't, nor send a new Open under the same id. This client
+    does not use it: its own retries know all that, and the two would multiply.
+    """
+    return resources.files("keepgate_client").joinpath("service_config.json").read_text()
 
 
 def is_retriable(error: KeepgateError) -> bool:

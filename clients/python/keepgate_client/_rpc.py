@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -10,13 +9,14 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import status_pb2  # type: ignore[import-untyped]
 from keepgate_protos.v1 import models_pb2, sequences_pb2
 
 from keepgate_client import errors
 from keepgate_client._access import Metadata
+from keepgate_client._details import parse
 from keepgate_client._reasons import REASONS
-from keepgate_client.errors import FieldViolation, KeepgateError
+from keepgate_client.errors import KeepgateError
 
 DOMAIN = "keepgate"
 """ErrorInfo.domain of every Keepgate server."""
@@ -92,39 +92,16 @@ UNARY: tuple[Method[Any, Any], ...] = (
     DESCRIBE_MODEL,
 )
 
-SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                # Reads change nothing, so gRPC itself may repeat them at once. Once an answer has begun
-                # it no longer does; that, and whatever moves a session, is left to `_plans.repeat`.
-                "name": [
-                    {"service": _SEQUENCES, "method": "Describe"},
-                    {"service": _SEQUENCES, "method": "List"},
-                    {"service": _MODELS},
-                ],
-                "retryPolicy": {
-                    "maxAttempts": 2,
-                    "initialBackoff": "0.05s",
-                    "maxBackoff": "0.05s",
-                    "backoffMultiplier": 1,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
-
 ChannelOptions: TypeAlias = list[tuple[str, Any]]
 
 
 def channel_options(extra: Iterable[tuple[str, Any]] = ()) -> ChannelOptions:
     """Options of every channel; `extra` goes last and wins."""
     options: dict[str, Any] = {
-        "grpc.service_config": SERVICE_CONFIG,
         "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
         # gRPC waits 1 s before its first reconnect and up to 2 min later on; meanwhile every call
-        # fails at once. Short waits let the retries above find a server that came back.
+        # fails at once. Short waits let the retries of `RetryPolicy` find a server that came back.
+        # No service config: gRPC's own retries would multiply with those.
         "grpc.initial_reconnect_backoff_ms": 50,
         "grpc.min_reconnect_backoff_ms": 5000,  # despite its name, the patience with one attempt
         "grpc.max_reconnect_backoff_ms": 1000,
@@ -174,28 +151,16 @@ def error_from_status(status: status_pb2.Status) -> KeepgateError:
 
 
 def _error_from_details(status: status_pb2.Status, code: grpc.StatusCode) -> errors.ServerError | None:
-    info = error_details_pb2.ErrorInfo()
-    retry = error_details_pb2.RetryInfo()
-    bad = error_details_pb2.BadRequest()
-    retry_after: float | None = None
-    for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(retry.DESCRIPTOR):
-            detail.Unpack(retry)
-            retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos * 1e-9
-        elif detail.Is(bad.DESCRIPTOR):
-            detail.Unpack(bad)
-    if info.domain != DOMAIN:
+    told = parse(status)
+    if told.domain != DOMAIN:
         return None
-    kind = REASONS.get(info.reason, errors.ServerError)
+    kind = REASONS.get(told.reason, errors.ServerError)
     return kind(
-        status.message or info.reason,
+        status.message or told.reason,
         code=code,
-        reason=info.reason,
-        metadata=dict(info.metadata),
-        retry_after=retry_after,
-        violations=tuple(FieldViolation(v.field, v.description) for v in bad.field_violations),
+        reason=told.reason,
+        metadata=told.metadata,
+        details=told.details,
     )
 
 

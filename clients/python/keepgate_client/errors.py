@@ -41,6 +41,7 @@ KeepgateError                         everything below; has code, reason, metada
     │   ├── StepsExhaustedError
     │   └── CallsExhaustedError
     ├── DrainingError                 the server is shutting down
+    ├── ConnectionAgedError           a stream ended because its connection is old; the client opens another
     ├── StoreUnavailableError         nothing can be made durable at present
     ├── ComputationError              the computation failed; the server's log says why
     └── NotFiniteError                the session's state overflowed, and the session is lost
@@ -52,18 +53,11 @@ its position, so the step is applied once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from grpc import StatusCode
 
-
-@dataclass(frozen=True, slots=True)
-class FieldViolation:
-    """One field at fault. `field` is its path in the request, as in "inputs.tokens.ids[3]"."""
-
-    field: str
-    description: str
+from keepgate_client._details import ErrorDetails, FieldViolation
 
 
 class KeepgateError(Exception):
@@ -73,6 +67,7 @@ class KeepgateError(Exception):
     code: the gRPC status code.
     reason: the machine-readable reason, as "POSITION_MISMATCH"; empty where the server gave none.
     metadata: what the server told beside the reason.
+    details: all else that it told, parsed.
     retry_after: seconds after which the server suggests to try again, or None.
     """
 
@@ -84,15 +79,23 @@ class KeepgateError(Exception):
         reason: str = "",
         metadata: Mapping[str, str] | None = None,
         retry_after: float | None = None,
-        violations: tuple[FieldViolation, ...] = (),
+        details: ErrorDetails | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.reason = reason
         self.metadata: Mapping[str, str] = dict(metadata or {})
-        self.retry_after = retry_after
-        self.violations = violations
+        self.details = details or ErrorDetails(retry_after=retry_after)
+
+    @property
+    def retry_after(self) -> float | None:
+        return self.details.retry_after
+
+    @property
+    def violations(self) -> tuple[FieldViolation, ...]:
+        """The fields at fault."""
+        return self.details.violations
 
     def __str__(self) -> str:
         return self.message
@@ -315,6 +318,10 @@ class CallsExhaustedError(ExhaustedError):
 
 class DrainingError(ServerError):
     """The server is shutting down and takes no new work."""
+
+
+class ConnectionAgedError(ServerError):
+    """A stream ended because its connection is old. Raised only where no retry is allowed."""
 
 
 class StoreUnavailableError(ServerError):

@@ -40,7 +40,8 @@ KeepgateError
     │   ├── QueueTimeoutError        it waited longer than it allowed
     │   ├── PrincipalSessionsExhaustedError
     │   ├── PrincipalCallsExhaustedError
-    │   └── DrainingError
+    │   ├── DrainingError
+    │   └── ConnectionAgedError      a stream ends, for its connection is old; another may follow at once
     ├── SequenceNotStartedError  a request of the Open Inference Protocol goes on with no live sequence
     ├── UnsupportedError         a part of that protocol that there is not
     ├── RepositoryControlError   models are loaded and unloaded by the operator alone
@@ -61,6 +62,7 @@ from keepgate.errors.base import (
     CallsExhaustedError,
     ComputationError,
     ConfigError,
+    ConnectionAgedError,
     DrainingError,
     InvalidArgumentError,
     KeepgateError,
@@ -108,6 +110,7 @@ __all__ = [
     "CallsExhaustedError",
     "ComputationError",
     "ConfigError",
+    "ConnectionAgedError",
     "DrainingError",
     "InvalidArgumentError",
     "KeepgateError",

@@ -137,6 +137,16 @@ class DrainingError(RetryLaterError):
         super().__init__("the server is shutting down and takes no new work")
 
 
+class ConnectionAgedError(RetryLaterError):
+    """A stream is as old as a connection may get. All that was read of it is answered."""
+
+    reason = "CONNECTION_AGED"
+    retry_after = 0.0
+
+    def __init__(self) -> None:
+        super().__init__("the connection is old, and all its steps are answered: open another stream")
+
+
 class ComputationError(RequestError):
     """A tick failed. The text stays general: the cause is in the server's log."""
 

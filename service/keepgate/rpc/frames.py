@@ -17,7 +17,7 @@ from keepgate_protos.v1 import sequences_pb2 as pb
 from numpy.typing import NDArray
 
 from keepgate.columns import Answer, Columns
-from keepgate.errors import DrainingError, InvalidArgumentError, RequestError
+from keepgate.errors import ConnectionAgedError, DrainingError, InvalidArgumentError, RequestError
 from keepgate.models.registry import LoadedModel
 from keepgate.rpc.convert import MAX_FEATURE, sampling_from
 from keepgate.rpc.decode import well_formed
@@ -48,21 +48,25 @@ class FrameStream:
         self._room = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until the client half-closes and has all answers, or the server drains.
+        """Serve until the client half-closes and has all answers, the server drains, or the stream is old.
 
-        Raises DrainingError in the latter case, when all that was read is answered, and InvalidArgumentError
-        after a request that does not parse.
+        Raises DrainingError and ConnectionAgedError in the latter cases, when all that was read is answered,
+        and InvalidArgumentError after a request that does not parse.
         """
         reader = asyncio.ensure_future(self._read())
         drain = asyncio.ensure_future(self._sequences.draining.wait())
         reader.add_done_callback(lambda _: self._wake.set())
         drain.add_done_callback(lambda _: reader.cancel())
+        age = self._sequences.settings.connection_age_seconds
+        end = asyncio.get_running_loop().call_later(age, reader.cancel) if age else None
         try:
             await self._write(reader)
             if reader.cancelled():
-                raise DrainingError
+                raise DrainingError if self._sequences.draining.is_set() else ConnectionAgedError
             reader.result()
         finally:
+            if end is not None:
+                end.cancel()
             reader.cancel()
             drain.cancel()
             if self._columns is not None:
@@ -101,6 +105,9 @@ class FrameStream:
                 self._say(pb.FramesResponse(request_id=request.request_id, unbound=pb.Unbound()))
             else:
                 raise InvalidArgumentError("kind", "nothing", "bind, frame or unbind")
+        except asyncio.CancelledError:  # while sessions were fetched: they are bound, and nobody hears of it
+            self._unwritten -= 1
+            raise
         except RequestError as error:
             self._say(pb.FramesResponse(request_id=request.request_id, error=to_status(error)))
         except Exception as error:  # a bug; unanswered, this request would keep the call from ending

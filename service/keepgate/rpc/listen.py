@@ -37,11 +37,13 @@ ADMIN = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 def options(settings: Settings) -> list[tuple[str, int]]:
     milliseconds = 1_000
     calls = settings.max_connection_calls
+    age = settings.connection_age_seconds
     return [
         # Both, for between them gRPC refuses at random.
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         *((("grpc.max_concurrent_streams", calls),) if calls else ()),
+        *(_ageing(age, settings.connection_age_grace_seconds) if age else []),
         ("grpc.so_reuseport", 0),  # two servers on a port must be an error, not a lottery
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # What the server has computed it can send; the client's own limit holds there.
@@ -57,6 +59,15 @@ def options(settings: Settings) -> list[tuple[str, int]]:
             "grpc.http2.min_ping_interval_without_data_ms",
             int(settings.keepalive_seconds * milliseconds) // 2,
         ),
+    ]
+
+
+def _ageing(age: float, grace: float) -> list[tuple[str, int]]:
+    """gRPC says GOAWAY to a connection that is too old, give or take a tenth. A stream that began just before
+    ends by itself an age later, all its steps answered; only then does the grace begin."""
+    return [
+        ("grpc.max_connection_age_ms", int(age * 1_000)),
+        ("grpc.max_connection_age_grace_ms", int((age * 1.2 + grace) * 1_000)),
     ]
 
 

@@ -1,8 +1,5 @@
-"""Domain errors to gRPC status: the one table, and the details that programs read.
-
-ErrorInfo is on every error (domain "keepgate"), BadRequest where a field is at fault, RetryInfo
-where waiting helps: https://cloud.google.com/apis/design/errors.
-"""
+"""Domain errors to gRPC status: the one table. ErrorInfo is on every error (domain "keepgate"), what else
+there is comes from `details`."""
 
 from __future__ import annotations
 
@@ -12,13 +9,13 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
-from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
 from keepgate.errors import (
     CallsExhaustedError,
     ComputationError,
+    ConnectionAgedError,
     DrainingError,
     InvalidArgumentError,
     ModelNotFoundError,
@@ -31,7 +28,6 @@ from keepgate.errors import (
     QueueTimeoutError,
     RepositoryControlError,
     RequestError,
-    RetryLaterError,
     ScopeMissingError,
     SequenceNotStartedError,
     SessionBusyError,
@@ -54,6 +50,7 @@ from keepgate.errors import (
     TokenMissingError,
     UnsupportedError,
 )
+from keepgate.rpc.details import details_of
 from keepgate.telemetry.calls import REQUEST_ID, Call, current
 
 DOMAIN = "keepgate"
@@ -91,6 +88,7 @@ CODES: Mapping[type[RequestError], grpc.StatusCode] = {
     PrincipalSessionsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     PrincipalCallsExhaustedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DrainingError: grpc.StatusCode.UNAVAILABLE,
+    ConnectionAgedError: grpc.StatusCode.UNAVAILABLE,
     ComputationError: grpc.StatusCode.INTERNAL,
     NotFiniteError: grpc.StatusCode.OUT_OF_RANGE,
     SequenceNotStartedError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -106,15 +104,8 @@ def to_status(error: RequestError, call: Call | None = None) -> status_pb2.Statu
     call: whose error it is; None for the one that this runs in.
     """
     status = _status(CODES[type(error)], str(error), error.reason, error.metadata)
-    if isinstance(error, InvalidArgumentError):
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.description
-        )
-        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, RetryLaterError):
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(round(error.retry_after * 1e9))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    for detail in details_of(error, CODES[type(error)]):
+        status.details.add().Pack(detail)
     return _noted(status, error.reason, call)
 
 

@@ -19,7 +19,7 @@ from keepgate_protos.v1 import sequences_pb2 as pb
 
 from keepgate.directory import Outcome
 from keepgate.engine.job import Job
-from keepgate.errors import DrainingError, InvalidArgumentError, RequestError
+from keepgate.errors import ConnectionAgedError, DrainingError, InvalidArgumentError, RequestError
 from keepgate.models.registry import LoadedModel
 from keepgate.rpc.convert import fill_step, step_from
 from keepgate.rpc.decode import well_formed
@@ -83,31 +83,41 @@ class StepStream:
         self._unwritten = 0
         self._claimed = 0  # sessions, those that ended included
         self._reader_writes = False
+        self._ending = False  # nothing more is to be read
         self._idle: asyncio.Future[None] | None = None  # the writer's, while it has nothing to write
         self._room = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until the client half-closes and has all answers, or the server drains.
+        """Serve until the client half-closes and has all answers, the server drains, or the stream is old.
 
-        Raises DrainingError in the latter case, when all that was read is answered, and InvalidArgumentError
-        after a request that does not parse.
+        Raises DrainingError and ConnectionAgedError in the latter cases, when all that was read is answered,
+        and InvalidArgumentError after a request that does not parse.
         """
         reader = asyncio.ensure_future(self._read())
         drain = asyncio.ensure_future(self._sequences.draining.wait())
         reader.add_done_callback(lambda _: self._rouse())
-        drain.add_done_callback(lambda _: None if self._reader_writes else reader.cancel())
+        drain.add_done_callback(lambda _: self._end(reader))
+        age = self._sequences.settings.connection_age_seconds
+        end = self._loop.call_later(age, self._end, reader) if age else None
         self._sequences.callers += 1
         try:
             await self._write(reader)
             if reader.cancelled():
-                raise DrainingError
+                raise DrainingError if self._sequences.draining.is_set() else ConnectionAgedError
             reader.result()
         finally:
             self._sequences.callers -= 1
+            if end is not None:
+                end.cancel()
             reader.cancel()
             drain.cancel()
             for session in self._owned:
                 session.owner = None
+
+    def _end(self, reader: asyncio.Task[None]) -> None:
+        self._ending = True
+        if not self._reader_writes:  # else it ends when that is done
+            reader.cancel()
 
     async def _read(self) -> None:
         read = self._context.read
@@ -125,7 +135,7 @@ class StepStream:
             self._reader_writes = True
             await self._write_ready()
             self._reader_writes = False  # it stays if that failed: then nothing more can be written
-            if self._sequences.draining.is_set():
+            if self._ending:
                 raise asyncio.CancelledError
 
     async def _write(self, reader: asyncio.Future[None]) -> None:
@@ -166,6 +176,9 @@ class StepStream:
             parts = step_from(step, model, self._max_inputs)
             is_own = session.owner is self
             job, replayed = self._sequences.step(session, *parts, owner=self)
+        except asyncio.CancelledError:  # while the session was fetched: not applied, not answered
+            self._unwritten -= 1
+            raise
         except Exception as error:  # a refusal or a bug; an answer in any case
             due = Due(request.request_id, session_id, None, False, None, error)
         else:
