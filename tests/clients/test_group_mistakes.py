@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from keepgate_client import (
     Client,
     InvalidArgumentError,
+    MessageTooLargeError,
     Session,
 )
 from support.groups import VOCABULARY
 from support.proxy import Proxy
+from support.servers import ServerProcess
 
 WRONG: list[Any] = [
     pytest.param({"tokens": [1, 2]}, ValueError, "tokens", id="length"),
@@ -98,3 +101,13 @@ def test_wrong_groups(client: Client, sessions: list[Session]) -> None:
         assert token is not None
         with client.open("letters") as twin:
             assert twin.step(tokens=1, temperature=1, seed=(1 << 64) - 1).token == token[0]
+
+
+def test_a_group_that_is_too_large_for_a_message(start_server: Callable[..., ServerProcess]) -> None:
+    limited = start_server(max_message_bytes=1_024)
+    with (
+        Client(limited.address) as client,
+        pytest.raises(MessageTooLargeError),
+        client.group([f"a-session-that-need-not-be-there-{row}" for row in range(100)]),
+    ):
+        pass
