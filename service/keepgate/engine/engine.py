@@ -72,6 +72,8 @@ class Engine:
         self._scheduled = False
         self._running = False
         self._handing_out = False
+        self._late: list[Job] = []  # waited too long, and were not told so yet
+        self._has_deadlines = False  # once a job with one came: till then nobody looks for them
 
     def submit_frame(self, frame: Frame) -> None:
         """Take a frame of at most max_lanes rows. Frames are computed in their order; sessions that have one
@@ -82,8 +84,6 @@ class Engine:
             self._schedule()
         elif not (self._scheduled or self._running):
             self._tick()  # what arrived together is together already
-        self._late: list[Job] = []  # waited too long, and were not told so yet
-        self._has_deadlines = False  # once a job with one came: till then nobody looks for them
 
     def submit(self, job: Job) -> None:
         """Take a job. It will be done, whoever stops waiting for it."""

@@ -37,10 +37,12 @@ class Rule(NamedTuple):
 
 
 SEQUENCES = "/keepgate.v1.Sequences"
+INFERENCE = "/inference.GRPCInferenceService"
 RULES = {
     f"{SEQUENCES}/Open": Rule("sequences", "makes"),
     f"{SEQUENCES}/Step": Rule("sequences", "names"),
     f"{SEQUENCES}/Stream": Rule("sequences", "names"),
+    f"{SEQUENCES}/StreamFrames": Rule("sequences", "names"),
     f"{SEQUENCES}/Generate": Rule("sequences", "names"),
     f"{SEQUENCES}/Score": Rule("sequences", "names"),
     f"{SEQUENCES}/Describe": Rule("sequences", "names"),
@@ -56,6 +58,25 @@ RULES = {
     "/keepgate.v1.Admin/Load": Rule("admin"),
     "/keepgate.v1.Admin/Unload": Rule("admin"),
     "/keepgate.v1.Admin/Drain": Rule("admin"),
+    **{f"{INFERENCE}/{name}": Rule(OPEN) for name in ("ServerLive", "ServerReady")},
+    **{
+        f"{INFERENCE}/{name}": Rule("models")
+        for name in (
+            *("ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics"),
+            "RepositoryIndex",
+        )
+    },
+    # Sequences have names of their own for each principal: see test_sequences_of_principals.
+    **{f"{INFERENCE}/{name}": Rule("sequences") for name in ("ModelInfer", "ModelStreamInfer")},
+    **{
+        f"{INFERENCE}/{kind}SharedMemory{what}": Rule("sequences")
+        for kind in ("System", "Cuda")
+        for what in ("Status", "Register", "Unregister")
+    },
+    **{
+        f"{INFERENCE}/{name}": Rule("admin")
+        for name in ("RepositoryModelLoad", "RepositoryModelUnload", "TraceSetting", "LogSettings")
+    },
     "/grpc.health.v1.Health/Check": Rule(OPEN),
     "/grpc.health.v1.Health/Watch": Rule(ANY),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(ANY),
@@ -140,7 +161,7 @@ def call(
     parts: list[bytes] = []
     with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
         method: Any = channel.stream_stream(path)
-        made = method(requests, timeout=DEADLINE, metadata=metadata)
+        made = method(requests, timeout=DEADLINE, metadata=(*metadata, ("x-request-id", "the-test")))
         with contextlib.suppress(grpc.RpcError):  # what it was, `made` tells
             parts.extend(made)
         assert made.code() is not grpc.StatusCode.DEADLINE_EXCEEDED, path
@@ -231,7 +252,9 @@ def test_the_token_with_the_scope_is_let_in(guarded: Guarded) -> None:
         if path.endswith(("/Drain", "/Reload")) or rule.scope in (ANY, OPEN):
             continue  # these would do something with an empty request; others have tests of their own
         answer = call(address, path, bearer(guarded.tokens[rule.scope]))
-        assert answer.code not in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED"), path
+        refused = answer.code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")
+        # Shared memory, and what the operator has not allowed, is refused to all alike.
+        assert not refused or answer.reason in ("UNSUPPORTED", "REPOSITORY_CONTROL"), path
 
 
 def test_the_session_of_another_is_as_one_that_never_was(guarded: Guarded) -> None:

@@ -23,6 +23,7 @@ from keepgate.rpc.oip import tensors
 from keepgate.rpc.oip.names import session_id_of
 from keepgate.rpc.oip.parameters import Parameters, parameters_from
 from keepgate.rpc.oip.tensors import Tensor
+from keepgate.security.principal import caller
 from keepgate.sequences import Sequences
 from keepgate.sessions.session import Session
 
@@ -78,7 +79,7 @@ class Inference:
         deadline = time.perf_counter() + parameters.timeout * MICROSECOND if parameters.timeout else 0.0
         if not parameters.sequence:
             return self._alone(request, parameters, deadline)
-        session_id = session_id_of(request.model_name, parameters.sequence)
+        session_id = session_id_of(request.model_name, parameters.sequence, caller())
         if parameters.start:
             model = find_model(self._sequences.registry, request.model_name, request.model_version)
             inputs, outputs, options = self._parts(request, parameters, model)
