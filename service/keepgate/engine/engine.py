@@ -18,7 +18,7 @@ from contextvars import copy_context
 import structlog
 from keepgate_kernels import Lanes, Network
 
-from keepgate.engine.alone import is_plain, run
+from keepgate.engine.alone import ALONE_SECONDS, is_plain, run
 from keepgate.engine.batch import Batch
 from keepgate.engine.batcher import Batcher, Item
 from keepgate.engine.compute import ComputeThread
@@ -34,10 +34,6 @@ MAX_INPUTS = 16_384
 """Inputs of one tick over all sessions."""
 INLINE_SECONDS = 100e-6
 """A batch cheaper than this runs on the loop: about what a hop to a thread and back costs."""
-ALONE_SECONDS = 50e-6
-"""A step cheaper than this runs alone if it may: about what being part of a batch costs on top. A dearer one
-waits for the turn's end: others may share its pass over the weights, and of calls that come together none can
-know of the next."""
 
 log = structlog.get_logger(__name__)
 
