@@ -27,10 +27,16 @@ from service_bench.processes import POLL_SECONDS, START_SECONDS, keepgate_server
 BENCHMARKS = Path(__file__).resolve().parents[1]
 MLSERVER_PYTHON = BENCHMARKS.parent / ".venv-peers" / "bin" / "python"
 OURS = "Keepgate"
+INT8 = "Keepgate int8"
 BY_HAND = {"PyTorch by hand": "pytorch", "ONNX Runtime by hand": "onnx_runtime"}
 """Modules of the servers written by hand, by their names in tables."""
 MLSERVER = "MLServer"
-CALLS = {OURS: ("Stream", "Step"), **dict.fromkeys(BY_HAND, ("Stream", "Step")), MLSERVER: ("ModelInfer",)}
+CALLS = {
+    OURS: ("Stream", "Step"),
+    INT8: ("Stream",),
+    **dict.fromkeys(BY_HAND, ("Stream", "Step")),
+    MLSERVER: ("ModelInfer",),
+}
 """What carries the steps to each server."""
 
 
@@ -82,10 +88,11 @@ class Server:
 
 
 @contextmanager
-def keepgate(case: Case, folder: Path) -> Iterator[Server]:
-    """As it is installed: every setting at its default, but for the log."""
-    with keepgate_server(folder, [case.name]) as (target,):
-        yield Server(replace(target, name=OURS), "defaults")
+def keepgate(case: Case, folder: Path, name: str = OURS) -> Iterator[Server]:
+    """As it is installed: every setting at its default, but for the log, and for the precision of INT8."""
+    settings = {"KEEPGATE_PRECISION": "int8"} if name == INT8 else {}
+    with keepgate_server(folder, [case.name], **settings) as (target,):
+        yield Server(replace(target, name=name), "int8 weights" if settings else "defaults")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from service_bench import contenders
-from service_bench.contenders import BY_HAND, CALLS, MLSERVER, OURS, Placement, Server
+from service_bench.contenders import BY_HAND, CALLS, INT8, MLSERVER, OURS, Placement, Server
 from service_bench.load import Sample
 from service_bench.models import CHARACTERS, Case
 
@@ -22,7 +22,10 @@ TRIAL_SECONDS = 0.7
 TRIAL_SESSIONS = (1, 32, 256)
 MOST_THREADS = 4
 """The most that a peer is tried with."""
+PEERS = {*BY_HAND, MLSERVER}
 CHECKED_STEPS = 64
+OTHERS = 16
+"""Tokens of them that int8 may predict otherwise: random weights leave many close to a tie."""
 
 Say = Callable[[str], None]
 
@@ -46,14 +49,14 @@ def tuned(case: Case, folder: Path, name: str, seconds: float, say: Say) -> Plac
 
 
 def wrong_answers(servers: dict[str, Server]) -> list[str]:
-    """A line for each server that predicts other tokens than Keepgate."""
+    """A line for each server that predicts other tokens than Keepgate; int8 may differ in some."""
     rng = random.Random(0)
     tokens = [rng.randrange(len(CHARACTERS)) for _ in range(CHECKED_STEPS)]
     found = {name: asyncio.run(server.answers(tokens)) for name, server in servers.items()}
     return [
         f"{name} predicts {answers}, {OURS} {found[OURS]}"
         for name, answers in found.items()
-        if answers != found[OURS]
+        if sum(a != b for a, b in zip(answers, found[OURS], strict=True)) > (OTHERS if name == INT8 else 0)
     ]
 
 
@@ -77,7 +80,7 @@ def summarise(rounds: list[list[Sample]]) -> list[dict[str, Any]]:
     for index, first in enumerate(rounds[0]):
         column = [samples[index] for samples in rounds]
         fastest = [
-            max(s.steps_per_second for s in r if s.server != OURS and s.sessions == first.sessions)
+            max(s.steps_per_second for s in r if s.server in PEERS and s.sessions == first.sessions)
             for r in rounds
         ]
         row: dict[str, Any] = {"server": first.server, "call": first.call, "sessions": first.sessions}
@@ -96,7 +99,9 @@ def measure_case(
     trial = min(TRIAL_SECONDS, seconds)
     placements = {name: tuned(case, folder, name, trial, say) for name in BY_HAND}
     with ExitStack() as stack:
-        servers = {OURS: stack.enter_context(contenders.keepgate(case, folder))}
+        servers = {
+            name: stack.enter_context(contenders.keepgate(case, folder, name)) for name in (OURS, INT8)
+        }
         for name, placement in placements.items():
             servers[name] = stack.enter_context(contenders.by_hand(name, case, folder, placement))
         if contenders.mlserver_version():

@@ -35,7 +35,7 @@ class Look:
 
 
 def look(directory: Path, before: Look, max_bytes: int) -> Look:
-    """What a repository holds now. Files that are as they were `before`, or too large, are not read."""
+    """What a repository holds. Files that are as they were `before`, or too large to load, are not read."""
     stamps: dict[str, Stamp | None] = {}
     digests = {}
     try:
