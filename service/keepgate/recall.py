@@ -14,6 +14,7 @@ import structlog
 from keepgate.engine.job import Job
 from keepgate.errors import ComputationError, PositionMismatchError, RequestError, StepMismatchError
 from keepgate.generation import Generation, GenerationOptions
+from keepgate.replay import run_from
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
 from keepgate.sessions.records import Record
@@ -40,13 +41,14 @@ class Recall:
         With PositionMismatchError or StepMismatchError, if the session was not asked for that before. Raises
         StepsExhaustedError.
         """
-        reservation = self._sequences.reserved(len(job.inputs))
+        pending, count = self._sequences.pending, len(job.inputs)
+        pending.check(count)
         residents = self._sequences.residents(session.model)
         task = asyncio.ensure_future(self._job(session, residents, job, digest))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        reservation.__enter__()
-        job.when_done(lambda _: reservation.__exit__())
+        pending.add(count)
+        job.when_done(lambda _: pending.drop(count))
 
     def refusal(self, session: Session[Outcome], job: Job, error: RequestError) -> None:
         """Refuse a request of a position that the session has not reached: `job` gets settled with `error`.
@@ -76,7 +78,7 @@ class Recall:
         ]
         for job in jobs:
             generation.expect(job)
-        with self._sequences.reserved(end - position):
+        with self._sequences.pending.reserved(end - position):
             _run(residents, history, position, jobs)
             await jobs[-1].wait()
         if [record.inputs[0] for record in records[1:]] != generation.tokens[: len(records) - 1].tolist():
@@ -128,4 +130,4 @@ class Recall:
 def _run(residents: Residents, history: History, position: int, jobs: list[Job]) -> None:
     state, start, inputs = history.state_before(position)
     replay = [] if inputs is None else [Job(inputs, start, quiet=True)]
-    residents.run_from(state, replay + jobs)
+    run_from(residents, state, replay + jobs)

@@ -27,6 +27,7 @@ from keepgate.errors import (
     StoreUnavailableError,
 )
 from keepgate.models.registry import LoadedModel
+from keepgate.replay import replay
 from keepgate.sessions.history import History
 from keepgate.sessions.records import Codec
 from keepgate.sessions.session import NO_SLOT, Session
@@ -52,7 +53,7 @@ class Residents:
         self.paged_in = 0
         self.meter = engine.meter
         self.slots = model.network.slots
-        self._engine = engine
+        self.engine = engine
         self._settings = settings
         self._on_failed = on_failed
         self.recent: OrderedDict[Session[Any], None] = OrderedDict()  # those with slots, the last used last
@@ -82,7 +83,7 @@ class Residents:
 
     def submit_frame(self, frame: Frame) -> None:
         """Have a step of many sessions done that are ready."""
-        self._engine.submit_frame(frame)
+        self.engine.submit_frame(frame)
 
     def is_ready(self, session: Session[Any]) -> bool:
         """Whether the session's state is in a slot of its own, and nothing is being done with it."""
@@ -167,7 +168,7 @@ class Residents:
         if session.slot != NO_SLOT and self.is_idle(session):
             return self.slots.read(session.slot)
         history = await self.recall(session)
-        return await self.replay(history, history.position)
+        return await replay(self, history, history.position)
 
     async def recall(self, session: Session[Any]) -> History:
         """The session's history; a copy for the moment if it is in the store alone.
@@ -192,52 +193,6 @@ class Residents:
             log.error("a stored session is damaged", session=session.session_id, error=str(error))
             raise SessionLostError(session.session_id) from error
 
-    async def replay(self, history: History, position: int) -> bytes:
-        """The state at a position of a history."""
-        state, start, inputs = history.state_before(position)
-        if inputs is None and state is not None:
-            return state
-        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-        def begin(slot: int) -> None:
-            if state is not None:
-                self.slots.write(slot, state)
-            if inputs is None:
-                finish(slot)
-                return
-            job = Job(inputs, start, slot=slot, quiet=True)
-            job.when_done(lambda job: finish(slot) if job.error is None else fail(slot, job.error))
-            self._engine.submit(job)
-
-        def finish(slot: int) -> None:
-            if not done.done():
-                done.set_result(self.slots.read(slot))
-            self.release(slot)
-
-        def fail(slot: int, error: Exception) -> None:
-            if not done.done():
-                done.set_exception(error)
-            self.release(slot)
-
-        self.with_slot(begin)
-        return await done
-
-    def run_from(self, state: bytes | None, jobs: list[Job]) -> None:
-        """Do jobs one after the other from a state (None: zeros), on no session, in a slot of their own.
-
-        What they say is settled as the engine is done with each.
-        """
-
-        def begin(slot: int) -> None:
-            if state is not None:
-                self.slots.write(slot, state)
-            jobs[-1].when_done(lambda _: self.release(slot))
-            for job in jobs:
-                job.slot = slot
-                self._engine.submit(job)
-
-        self.with_slot(begin)
-
     async def close(self) -> None:
         """Stop fetching sessions."""
         for task in self._tasks:
@@ -254,7 +209,7 @@ class Residents:
         job.slot = session.slot
         if session.keeping.known.wants_state(job.start + len(job.inputs)):
             job.keep_state = True
-        self._engine.submit(job)
+        self.engine.submit(job)
 
     def _own(self, session: Session[Any]) -> bool:
         """Whether the session's slot is its own, now if not before. If not, it has none any more."""
@@ -309,7 +264,7 @@ class Residents:
             self._replaying.add(session)
             replay = Job(inputs, start, slot=slot, quiet=True)
             replay.when_done(lambda _: self._replayed(session))
-            self._engine.submit(replay)
+            self.engine.submit(replay)
         for job in self._jobs.pop(session):
             self._hand(session, job)
 

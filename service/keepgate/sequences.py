@@ -27,13 +27,14 @@ from keepgate.errors import (
     SessionInUseError,
     SessionLostError,
     SessionMovedError,
-    StepsExhaustedError,
     StepsLostError,
 )
 from keepgate.generation import Generation, GenerationOptions
 from keepgate.keeper import Keeper
 from keepgate.models.registry import LoadedModel, Registry
+from keepgate.pending import Pending
 from keepgate.recall import Recall
+from keepgate.replay import run_from
 from keepgate.request import NO_OPTIONS, Kind, Options, digest
 from keepgate.residents import Residents
 from keepgate.sessions.durability import Durability
@@ -55,7 +56,7 @@ class Sequences(Directory):
     ) -> None:
         super().__init__(registry, settings, keeper, clock)
         self._compute = ComputeThread()
-        self._pending = 0  # inputs admitted and not yet applied
+        self.pending = Pending(settings.max_pending_steps)
         self.callers = 0  # calls in progress that step, one by one
         self._recall = Recall(self)
         for model in registry:
@@ -114,8 +115,8 @@ class Sequences(Directory):
     async def score_alone(self, model: LoadedModel, tokens: NDArray[np.uint32]) -> Scores:
         """Score tokens from a zero state and keep nothing. Raises StepsExhaustedError."""
         job = Job(tokens, 0, kind=Kind.SCORE)
-        with self.reserved(len(tokens)):
-            self.residents(model.key).run_from(None, [job])
+        with self.pending.reserved(len(tokens)):
+            run_from(self.residents(model.key), None, [job])
             reply = await job.wait()
         if not isinstance(reply, Scores):
             raise TypeError(f"a scoring job replied with {type(reply).__name__}")
@@ -154,30 +155,6 @@ class Sequences(Directory):
     def generation_of(self, entry: Entry[Outcome], prompt: int, options: GenerationOptions) -> Generation:
         """A generation that nothing was drawn of, and that feeds its tokens to the entry's session."""
         return Generation(entry.start + prompt, options, lambda token: self._feed(entry, options, token))
-
-    def check_room(self, count: int) -> None:
-        """Raises StepsExhaustedError if `count` more inputs may not be pending."""
-        limit = self.settings.max_pending_steps
-        if self._pending + count > limit:
-            raise StepsExhaustedError(self._pending, count, limit)
-
-    def reserve(self, count: int) -> None:
-        """`count` more inputs are pending, till `release`."""
-        self._pending += count
-
-    def release(self, count: int) -> None:
-        """They are not any more."""
-        self._pending -= count
-
-    def reserved(self, count: int) -> Reservation:
-        """A context in which `count` inputs are pending. Raises StepsExhaustedError."""
-        self.check_room(count)
-        return Reservation(self, count)
-
-    @property
-    def pending(self) -> int:
-        """Inputs admitted and not yet applied."""
-        return self._pending
 
     # --- the end ---
 
@@ -242,7 +219,7 @@ class Sequences(Directory):
         if session.bound is not None and session.bound is not owner:
             raise SessionInUseError(session.session_id)
         if position is None or position == session.tail:  # a retry needs no room
-            self.check_room(count)
+            self.pending.check(count)
             durability = session.keeping.meta.durability
             if durability is not Durability.NONE:
                 self.keeper.check_usable(durability)
@@ -269,7 +246,7 @@ class Sequences(Directory):
         return job
 
     def _submit(self, session: Session[Outcome], job: Job) -> None:
-        self._pending += len(job.inputs)
+        self.pending.add(len(job.inputs))
         self.residents(session.model).submit(session, job)
 
     def _on_done(self, jobs: list[Job]) -> list[Job]:
@@ -281,7 +258,7 @@ class Sequences(Directory):
                 settled.append(job)
                 continue
             job.tag = None  # the entry refers to the job: no cycle for each step
-            self._pending -= len(job.inputs)
+            self.pending.drop(len(job.inputs))
             session = entry.session
             if isinstance(job.error, QueueTimeoutError):
                 self.table.retract(session)  # it was never begun, nor was what came behind it
@@ -327,24 +304,10 @@ class Sequences(Directory):
         else:
             self.table.retract(session)
         for job in jobs:
-            self._pending -= len(job.inputs)
+            self.pending.drop(len(job.inputs))
             job.error = error if isinstance(error, RequestError) else SessionLostError(session.session_id)
             job.settle()
         self.settle_end(session)
-
-
-class Reservation:
-    """Inputs that count as pending while no session's entry counts them."""
-
-    def __init__(self, sequences: Sequences, count: int) -> None:
-        self._sequences = sequences
-        self._count = count
-
-    def __enter__(self) -> None:
-        self._sequences.reserve(self._count)
-
-    def __exit__(self, *_: object) -> None:
-        self._sequences.release(self._count)
 
 
 def _acknowledge(session: Session[Outcome], job: Job, refusal: Refusal | None) -> None:

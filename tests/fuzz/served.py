@@ -155,7 +155,7 @@ class Served:
         sequences = self.sequences
         left: dict[str, Any] = {"sessions": len(sequences.table)}
         try:
-            sequences.reserved(sequences.settings.max_pending_steps)
+            sequences.pending.check(sequences.settings.max_pending_steps)
         except StepsExhaustedError as error:
             left["pending"] = str(error)
         for model in sequences.registry:

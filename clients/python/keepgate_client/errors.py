@@ -13,17 +13,13 @@ KeepgateError                         everything below; has code, reason, metada
 └── ServerError                       the server refused; nothing was applied
     ├── InvalidArgumentError          a field is at fault; also a ValueError
     ├── AccessError                   the caller may not make this call
-    │   ├── TokenMissingError         the server wants a token
-    │   ├── TokenInvalidError
-    │   ├── TokenExpiredError
+    │   ├── TokenMissingError, TokenInvalidError, TokenExpiredError
     │   └── ScopeMissingError         the token is good for other calls
-    ├── ModelNotFoundError
-    ├── ModelRefusedError             to an operator: a model file or the repository cannot be taken
+    ├── ModelNotFoundError, ModelRefusedError
     ├── SessionError                  about one session, `session_id`
     │   ├── SessionGoneError          it is not open on this server
     │   │   ├── SessionNotFoundError  it never was, or so long ago that the server forgot
-    │   │   ├── SessionClosedError
-    │   │   ├── SessionExpiredError   it was idle for longer than its idle_ttl
+    │   │   ├── SessionClosedError, SessionExpiredError
     │   │   ├── SessionLostError      a failure of the server took its state
     │   │   └── SessionMovedError     another server has taken it over
     │   ├── SessionExistsError        a session_id that is taken
@@ -37,9 +33,7 @@ KeepgateError                         everything below; has code, reason, metada
     │   ├── NotRetainedError          rewind() further back than the session remembers
     │   └── SessionModelError         its model is not loaded any more, or has other weights
     ├── ExhaustedError                a limit of the server is reached
-    │   ├── SessionsExhaustedError
-    │   ├── StepsExhaustedError
-    │   └── CallsExhaustedError
+    │   └── SessionsExhaustedError, StepsExhaustedError, CallsExhaustedError
     ├── DrainingError                 the server is shutting down
     ├── ConnectionAgedError           a stream ended because its connection is old; the client opens another
     ├── StoreUnavailableError         nothing can be made durable at present

@@ -46,7 +46,7 @@ class Columns(Ledger):
         if sequences.draining.is_set():
             raise DrainingError
         count = len(handles)
-        sequences.check_room(count)
+        sequences.pending.check(count)
         answer = Answer(count, 0 if self.model.vocabulary_size else self.model.spec.head.size)
         quick = (self.slots[handles] != NO_SLOT) & (self.tails[handles] == positions)
         durable = self.durable[handles]
@@ -109,14 +109,14 @@ class Columns(Ledger):
             kept,
             lambda: self._landed(frame, handles, rows, answer),
         )
-        self.sequences.reserve(len(handles))
+        self.sequences.pending.add(len(handles))
         answer.expect()
         self.residents.submit_frame(frame)
 
     def _landed(
         self, frame: Frame, handles: NDArray[np.int64], rows: NDArray[np.int64] | slice, answer: Answer
     ) -> None:
-        self.sequences.release(len(handles))
+        self.sequences.pending.drop(len(handles))
         self.flying[handles] -= 1
         well = frame.finite if frame.error is None else np.zeros(len(handles), np.bool_)
         if well.all():

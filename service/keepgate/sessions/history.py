@@ -14,7 +14,6 @@ they come; when a segment ends, one item takes the place of its small ones.
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,41 +23,10 @@ from numpy.typing import NDArray
 
 from keepgate.request import NO_OPTIONS, Kind, Options
 from keepgate.sessions.records import Codec, Record
+from keepgate.sessions.segments import RECORDS, STATE, Segment, Told, item, position_of
 
-STATE, RECORDS = b"S", b"J"
 CHANGING = 3
 """Segments at the end of which the store may not know all, though it knows those before."""
-POSITION = struct.Struct(">Q")
-
-
-class Segment:
-    """state: the bytes of `Slots.read` at position `start`, None for zeros. records: what came since.
-
-    Only the last segment of a history adds to `records`; those before it may be in several histories.
-    """
-
-    __slots__ = ("records", "start", "state")
-
-    def __init__(self, start: int, state: bytes | None, records: bytearray | None = None) -> None:
-        self.start = start
-        self.state = state
-        self.records = bytearray() if records is None else records
-
-
-class Told:
-    """What the store has of a segment, or is being told.
-
-    items: positions of its J items; they hold `size` bytes of its records, which end at position `until`.
-    state: whether it has the state.
-    """
-
-    __slots__ = ("items", "size", "state", "until")
-
-    def __init__(self, segment: Segment) -> None:
-        self.items: list[int] = []
-        self.size = 0
-        self.until = segment.start
-        self.state = segment.state is None
 
 
 class History:
@@ -209,10 +177,10 @@ class History:
             if told.state and told.size == len(segment.records) and index >= CHANGING:
                 break
             if not told.state and segment.state is not None:
-                self._put[_key(STATE, segment.start)] = segment.state
+                self._put[item(STATE, segment.start)] = segment.state
                 told.state = True
             if len(segment.records) > told.size:
-                self._put[_key(RECORDS, told.until)] = bytes(segment.records[told.size :])
+                self._put[item(RECORDS, told.until)] = bytes(segment.records[told.size :])
                 told.items.append(told.until)
                 told.size = len(segment.records)
                 told.until = self._end(segment)
@@ -223,11 +191,11 @@ class History:
     @classmethod
     def restore(cls, items: Mapping[bytes, bytes], codec: Codec, retention: int, interval: int) -> History:
         """From all that `untold` told a store. Raises ValueError if something is missing."""
-        states = {_position(key): value for key, value in items.items() if key.startswith(STATE)}
+        states = {position_of(key): value for key, value in items.items() if key.startswith(STATE)}
         for position, state in states.items():
             if len(state) != codec.state_bytes:
                 raise ValueError(f"a state of {len(state)} bytes at {position}, expected {codec.state_bytes}")
-        runs = sorted((_position(key), value) for key, value in items.items() if key.startswith(RECORDS))
+        runs = sorted((position_of(key), value) for key, value in items.items() if key.startswith(RECORDS))
         first = min([*states, *(start for start, _ in runs[:1])], default=0)
         if first and first not in states:
             raise ValueError(f"a journal begins at position {first} without the state there")
@@ -281,7 +249,7 @@ class History:
         if len(told.items) > 1 or (told.items and told.size < len(segment.records)):
             self._forget_records(segment)
         if not told.items and segment.records:
-            self._put[_key(RECORDS, segment.start)] = bytes(segment.records)
+            self._put[item(RECORDS, segment.start)] = bytes(segment.records)
             told.items = [segment.start]
             told.size = len(segment.records)
             told.until = self.position
@@ -291,7 +259,7 @@ class History:
         following = self.segments.pop()
         segment = self.segments.pop()
         told, more = self._told_of(segment), self._told_of(following)
-        self._drop(_key(STATE, following.start))
+        self._drop(item(STATE, following.start))
         del self._told[following.start]
         if told.size == len(segment.records) and more.size:
             told.size += more.size
@@ -308,13 +276,13 @@ class History:
 
     def _forget(self, segment: Segment) -> None:
         self._forget_records(segment)
-        self._drop(_key(STATE, segment.start))
+        self._drop(item(STATE, segment.start))
         del self._told[segment.start]
 
     def _forget_records(self, segment: Segment) -> None:
         told = self._told_of(segment)
         for position in told.items:
-            self._drop(_key(RECORDS, position))
+            self._drop(item(RECORDS, position))
         told.items = []
         told.size = 0
         told.until = segment.start
@@ -322,14 +290,3 @@ class History:
     def _drop(self, key: bytes) -> None:
         self._put.pop(key, None)
         self._delete.append(key)
-
-
-def _key(kind: bytes, position: int) -> bytes:
-    return kind + POSITION.pack(position)
-
-
-def _position(key: bytes) -> int:
-    """Raises ValueError if the key has none."""
-    if len(key) != 1 + POSITION.size:
-        raise ValueError(f"a key of {len(key)} bytes, expected {1 + POSITION.size}")
-    return int(POSITION.unpack(key[1:])[0])

@@ -125,7 +125,9 @@ class ServiceCollector(Collector):
         yield from self._models()
         yield from self._stores()
         yield GaugeMetricFamily(
-            "keepgate_pending_steps", "Inputs admitted and not yet applied.", value=self._sequences.pending
+            "keepgate_pending_steps",
+            "Inputs admitted and not yet applied.",
+            value=self._sequences.pending.count,
         )
         build = {
             "version": version("keepgate"),

@@ -18,6 +18,7 @@ from keepgate.errors import (
     SessionGoneError,
 )
 from keepgate.models.registry import LoadedModel, Registry
+from keepgate.replay import run_from
 from keepgate.request import Options
 from keepgate.rpc.oip import tensors
 from keepgate.rpc.oip.names import session_id_of
@@ -117,10 +118,11 @@ class Inference:
         each = len(inputs) // count
         jobs = [Job(inputs[at : at + each], at, options=options) for at in range(0, len(inputs), each)]
         jobs[0].deadline = deadline
-        reservation = self._sequences.reserved(len(inputs))
-        reservation.__enter__()
-        jobs[-1].when_done(lambda _: reservation.__exit__())
-        self._sequences.residents(model.key).run_from(None, jobs)
+        pending = self._sequences.pending
+        pending.check(len(inputs))
+        pending.add(len(inputs))
+        jobs[-1].when_done(lambda _: pending.drop(len(inputs)))
+        run_from(self._sequences.residents(model.key), None, jobs)
         return Admitted(request.id, model, outputs, jobs, False, "")
 
     async def _restart(self, session_id: str, model: LoadedModel) -> Session[Outcome]:
