@@ -136,6 +136,10 @@ bench-durability: $(VENV)/runtime ## Measure what each level of durability costs
 bench-rpc: $(VENV)/runtime ## Measure round trips beside a bare gRPC echo server
 	$(BIN)/python benchmarks/rpc.py
 
+.PHONY: bench-frames
+bench-frames: $(VENV)/runtime ## Measure column frames end to end beside the kernel alone
+	$(BIN)/python benchmarks/frames.py $(ARGS)
+
 # The spelling of torch matters: with a bare name pip fetches gigabytes of libraries for GPUs.
 PEERS := torch==2.13.0 onnx onnxruntime==1.32.0 openvino==2026.4.1 matplotlib
 

@@ -32,8 +32,8 @@ BY_HAND = {"PyTorch by hand": "pytorch", "ONNX Runtime by hand": "onnx_runtime"}
 """Modules of the servers written by hand, by their names in tables."""
 MLSERVER = "MLServer"
 CALLS = {
-    OURS: ("Stream", "Step"),
-    INT8: ("Stream",),
+    OURS: ("Stream", "Step", "StreamFrames"),
+    INT8: ("Stream", "StreamFrames"),
     **dict.fromkeys(BY_HAND, ("Stream", "Step")),
     MLSERVER: ("ModelInfer",),
 }

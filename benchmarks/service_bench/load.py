@@ -133,9 +133,46 @@ async def stream_load(stub: Any, session_ids: list[str], clock: Clock) -> None:
                 await call.done_writing()
 
 
+async def frames_load(stub: Any, session_ids: list[str], clock: Clock) -> None:
+    """All sessions as the rows of two frames, which are under way by turns; of one, if there is one session."""
+    call = stub.StreamFrames()
+    await call.write(pb.FramesRequest(bind=pb.Bind(session_ids=session_ids)))
+    bound = (await call.read()).bound
+    handles = np.array_split(np.frombuffer(bound.handles, "<u8"), min(2, len(session_ids)))
+    sent = [0.0] * len(handles)
+    positions = [0] * len(handles)
+
+    async def send(half: int) -> None:
+        sent[half] = time.perf_counter()
+        rows = len(handles[half])
+        frame = pb.Frame(
+            handles=handles[half].tobytes(),
+            positions=np.full(rows, positions[half], "<u8").tobytes(),
+            tokens=np.full(rows, positions[half] % TOKENS, "<u4").tobytes(),
+        )
+        await call.write(pb.FramesRequest(request_id=half, frame=frame))
+
+    for half in range(len(handles)):
+        await send(half)
+    running = len(handles)
+    while running:
+        answer = await call.read()
+        if answer.WhichOneof("result") != "frame" or answer.frame.errors:
+            raise RuntimeError(f"a frame failed: {answer}")
+        half = answer.request_id
+        positions[half] += 1
+        if clock.note(sent[half], len(handles[half])):
+            await send(half)
+        else:
+            running -= 1
+    await call.done_writing()
+    await call.read()
+
+
 LOADS: dict[str, Callable[[Any, list[str], Clock], Awaitable[None]]] = {
     "Step": step_load,
     "Stream": stream_load,
+    "StreamFrames": frames_load,
 }
 """By the call that carries the steps."""
 

@@ -16,10 +16,10 @@ with atheris.instrument_imports(include=["keepgate"]):
     from keepgate.request import NO_OPTIONS, Kind, Options, Wants
     from keepgate.sessions import blob
     from keepgate.sessions.durability import Durability
-from keepgate.sessions.history import History
-from keepgate.sessions.segments import POSITION, RECORDS, STATE
+    from keepgate.sessions.history import History
     from keepgate.sessions.keeping import Meta
     from keepgate.sessions.records import Codec
+    from keepgate.sessions.segments import POSITION, RECORDS, STATE
     from keepgate.sessions.session import ModelKey
 
 from fuzz.campaign import Campaign, FoundError
