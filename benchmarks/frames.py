@@ -1,9 +1,9 @@
 """Column frames end to end: thousands of sessions, every drawn token fed back, beside the kernel alone.
 
-The server is a process of its own; this process is the client. Frames have ROWS sessions each; `frames` of
-them are under way, so that the server computes while the client thinks. The kernel alone is one thread in this
-process that steps as many sessions, sampling included. Medians over the rounds, in which the measurements
-take turns.
+The server is a process of its own; this process is the client. Frames have ROWS sessions each; one or two of
+them are under way, two so that the server computes while the client thinks. The kernel alone is one thread in
+this process that steps as many sessions, sampling included. Medians over the rounds, in which the
+measurements take turns.
 
     python benchmarks/frames.py [--seconds 2] [--rounds 5] [--precision int8] [--json PATH]
 """
@@ -95,22 +95,24 @@ async def messages(stub: Any, ids: list[str], frames: int, clock: Clock) -> None
 
 async def groups(address: str, ids: list[str], frames: int, clock: Clock) -> None:
     """The same with the Python client, which sends what is lost again."""
-    async with AsyncClient(address) as client:
-        async with client.group(ids, temperature=TEMPERATURE, seeds=range(len(ids))) as group:
+    async with (
+        AsyncClient(address) as client,
+        client.group(ids, temperature=TEMPERATURE, seeds=range(len(ids))) as group,
+    ):
 
-            async def step(which: int) -> None:
-                rows = np.arange(which * ROWS, (which + 1) * ROWS)
-                tokens = np.zeros(ROWS, np.uint32)
-                while True:
-                    sent = time.perf_counter()
-                    frame = await group.step(tokens=tokens, rows=rows)
-                    if frame.errors or frame.tokens is None:
-                        raise RuntimeError(f"a frame failed: {frame.errors}")
-                    tokens = frame.tokens
-                    if not clock.note(sent, ROWS):
-                        return
+        async def step(which: int) -> None:
+            rows = np.arange(which * ROWS, (which + 1) * ROWS)
+            tokens = np.zeros(ROWS, np.uint32)
+            while True:
+                sent = time.perf_counter()
+                frame = await group.step(tokens=tokens, rows=rows)
+                if frame.errors or frame.tokens is None:
+                    raise RuntimeError(f"a frame failed: {frame.errors}")
+                tokens = frame.tokens
+                if not clock.note(sent, ROWS):
+                    return
 
-            await asyncio.gather(*(step(which) for which in range(frames)))
+        await asyncio.gather(*(step(which) for which in range(frames)))
 
 
 async def measure(target: Target, precision: str, how: str, frames: int, seconds: float) -> Sample:
@@ -190,9 +192,8 @@ def summarise(rounds: list[list[Sample]]) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table(
-        title=f"LSTM-128, frames of {ROWS:,} sessions, tokens fed back (medians)", title_justify="left"
-    )
+    title = f"LSTM-128, frames of {ROWS:,} sessions, tokens fed back (medians)"
+    table = Table(title=title, title_justify="left")
     for name in ("precision", "what"):
         table.add_column(name, no_wrap=True)
     for name in ("steps/s", "of kernel", "p50 us", "p99 us", "server us"):

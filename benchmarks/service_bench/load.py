@@ -134,7 +134,7 @@ async def stream_load(stub: Any, session_ids: list[str], clock: Clock) -> None:
 
 
 async def frames_load(stub: Any, session_ids: list[str], clock: Clock) -> None:
-    """All sessions as the rows of two frames, which are under way by turns; of one, if there is one session."""
+    """All sessions as the rows of two frames, which are under way by turns; of one, for one session."""
     call = stub.StreamFrames()
     await call.write(pb.FramesRequest(bind=pb.Bind(session_ids=session_ids)))
     bound = (await call.read()).bound
