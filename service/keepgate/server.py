@@ -74,7 +74,7 @@ async def _serve(settings: Settings) -> None:
     if settings.ready_file is not None:
         ready.check(settings.ready_file)  # loading the models takes a while
     telemetry = Telemetry(settings)
-    security = Security(settings)
+    security = Security(settings, telemetry.calls)
     report = _load_models(settings)
     registry = report.registry
     sequences = Sequences(registry, settings, Keeper(registry, settings, _store(settings), spill_store()))

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
-import structlog
 
 from keepgate.errors import (
     PrincipalCallsExhaustedError,
@@ -22,6 +21,7 @@ from keepgate.rpc.status import abort, to_status
 from keepgate.security.principal import CALLER, NOBODY
 from keepgate.security.scopes import ANY, DEFAULT_SCOPES, HEALTH, scope_of
 from keepgate.security.tokens import PRINCIPAL_PATTERN, Grant, TokenTable
+from keepgate.telemetry.calls import KINDS, Calls, Method
 
 HEADER = "authorization"
 SCHEME = "bearer "
@@ -31,21 +31,21 @@ COMMON_NAME = "x509_common_name"
 Continue = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Any]
-
-log = structlog.get_logger(__name__)
+Begin = Callable[[Context], Awaitable[Callable[[], None]]]
 
 
 class Gate(grpc.aio.ServerInterceptor):
     """The outermost interceptor. It refuses before a message of the call is read.
 
-    tokens: who may call with a token; None if nobody can. certificates: whether a call without a token is
-    that of the principal whom the client's certificate names. With neither, all callers are one, NOBODY, and
-    may do everything. open_health: whether the health of the server is for everybody to know. max_calls:
-    calls of one principal at once, 0 for any number.
+    calls: where those that it refuses are noted. tokens: who may call with a token; None if nobody can.
+    certificates: whether a call without a token is that of the principal whom the client's certificate names.
+    With neither, all callers are one, NOBODY, and may do everything. open_health: whether the health of the
+    server is for everybody to know. max_calls: calls of one principal at once, 0 for any number.
     """
 
     def __init__(
         self,
+        calls: Calls,
         tokens: TokenTable | None = None,
         *,
         certificates: bool = False,
@@ -53,6 +53,7 @@ class Gate(grpc.aio.ServerInterceptor):
         max_calls: int = 0,
     ) -> None:
         self.tokens = tokens
+        self._noted = calls
         self._certificates = certificates
         self._open_health = open_health
         self._max_calls = max_calls
@@ -87,13 +88,13 @@ class Gate(grpc.aio.ServerInterceptor):
                         _check_scope(grant, scope)
                     CALLER.set(grant.principal)
             except RequestError as error:
-                return _refusal(method, error)
+                return self._refusal(method, error)
         handler = await continuation(handler_call_details)
         if handler is None or not self._max_calls:
             return handler
         counted = self._counted.get(method)
         if counted is None:
-            counted = self._counted[method] = _around(handler, self._count)
+            counted = self._counted[method] = self._around(method, handler, self._count)
         return counted
 
     def _grant(self, metadata: Any) -> Grant | None:
@@ -122,14 +123,14 @@ class Gate(grpc.aio.ServerInterceptor):
             return known
         handler = await continuation(details)
         if handler is None:
-            return _refusal(method, TokenMissingError())
+            return self._refusal(method, TokenMissingError())
 
         def admit(context: Context) -> None:
             grant = _certified(context.auth_context())
             _check_scope(grant, scope)
             CALLER.set(grant.principal)
 
-        admitting = _around(handler, _Admission(admit, self._count if self._max_calls else None))
+        admitting = self._around(method, handler, _Admission(admit, self._count if self._max_calls else None))
         self._by_certificate[method] = admitting
         return admitting
 
@@ -146,6 +147,39 @@ class Gate(grpc.aio.ServerInterceptor):
                 del self._calls[principal]
 
         return end
+
+    def _refusal(self, method: str, error: RequestError) -> Any:
+        """A handler for any kind of method that reads nothing and refuses."""
+
+        async def refuse(requests: Any, context: Context) -> None:
+            await self._refuse(method, error, context)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    async def _refuse(self, method: str, error: RequestError, context: Context) -> None:
+        """End a call, and have it noted: among the calls of the method if it has had one that was let in,
+        for whoever may not call may make names up."""
+
+        async def refuse(_: Any, context: Context) -> None:
+            await abort(context, to_status(error))
+
+        known = self._noted.methods.get(method) or Method(method, KINDS[True, True])
+        await self._noted.watched(refuse, known)(None, context)
+
+    def _around(self, method: str, handler: Any, begin: Callable[[Context], Callable[[], None]]) -> Any:
+        """The same handler; `begin` is called before each call, and what it returns after it.
+
+        What `begin` raises, a RequestError, ends the call.
+        """
+
+        async def begun(context: Context) -> Callable[[], None]:
+            try:
+                return begin(context)
+            except RequestError as error:
+                await self._refuse(method, error, context)
+                raise  # not reached: the call has been aborted
+
+        return _around(handler, begun)
 
 
 class _Admission:
@@ -188,21 +222,8 @@ def _certified(identity: Mapping[str, Any]) -> Grant:
     raise TokenMissingError
 
 
-def _refusal(method: str, error: RequestError) -> Any:
-    """A handler for any kind of method that reads nothing and refuses."""
-    log.debug("call refused", method=method, reason=error.reason)
-
-    async def refuse(requests: Any, context: Context) -> None:
-        await abort(context, to_status(error))
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _around(handler: Any, begin: Callable[[Context], Callable[[], None]]) -> Any:
-    """The same handler; `begin` is called before each call, and what it returns after it.
-
-    What `begin` raises, a RequestError, ends the call.
-    """
+def _around(handler: Any, begin: Begin) -> Any:
+    """The same handler; `begin` is awaited before each call, and what it returns is called after it."""
     kinds = {
         (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
         (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
@@ -218,9 +239,9 @@ def _around(handler: Any, begin: Callable[[Context], Callable[[], None]]) -> Any
     )
 
 
-def _coroutine(behaviour: Behaviour, begin: Callable[[Context], Callable[[], None]]) -> Behaviour:
+def _coroutine(behaviour: Behaviour, begin: Begin) -> Behaviour:
     async def call(request: Any, context: Context) -> Any:
-        end = await _begun(begin, context)
+        end = await begin(context)
         try:
             return await behaviour(request, context)
         finally:
@@ -229,9 +250,9 @@ def _coroutine(behaviour: Behaviour, begin: Callable[[Context], Callable[[], Non
     return call
 
 
-def _generator(behaviour: Behaviour, begin: Callable[[Context], Callable[[], None]]) -> Behaviour:
+def _generator(behaviour: Behaviour, begin: Begin) -> Behaviour:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        end = await _begun(begin, context)
+        end = await begin(context)
         try:
             async for answer in behaviour(request, context):
                 yield answer
@@ -239,10 +260,3 @@ def _generator(behaviour: Behaviour, begin: Callable[[Context], Callable[[], Non
             end()
 
     return call
-
-
-async def _begun(begin: Callable[[Context], Callable[[], None]], context: Context) -> Callable[[], None]:
-    try:
-        return begin(context)
-    except RequestError as error:
-        await abort(context, to_status(error))

@@ -14,6 +14,7 @@ from keepgate.errors import ConfigError
 from keepgate.security.gate import Gate
 from keepgate.security.tls import Certificates, Files, Served, read_certificates, stamp_of
 from keepgate.security.tokens import TokenTable, read_tokens
+from keepgate.telemetry.calls import Calls
 from keepgate.threads import in_thread
 
 WATCH_SECONDS = 1.0
@@ -28,8 +29,9 @@ class Security:
     Raises ConfigError if a file is at fault. Later a file at fault changes nothing, and the log says so.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, calls: Calls) -> None:
         self._settings = settings
+        self._calls = calls
         self._files = _files(settings)
         self._seen = self._stamps()
         tokens = read_tokens(settings.tokens_file) if settings.tokens_file is not None else None
@@ -94,6 +96,7 @@ class Security:
 
     def _gate(self, tokens: TokenTable | None, certificates: bool) -> Gate:
         return Gate(
+            self._calls,
             tokens,
             certificates=certificates,
             open_health=self._settings.open_health,
