@@ -7,76 +7,20 @@ logits, lists and scores, lies in a pool that is as long as a batch asks for.
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cpu.memory import address_of
-from keepgate_kernels.sampling import OPTIONS, Sampling
+from keepgate_kernels.lane import ABSENT, LANE, LANE_BYTES, PACKER
+from keepgate_kernels.sampling import Sampling
 from keepgate_kernels.spec import ModelSpec, TokenInput
-
-ABSENT = -1
-"""A place in the pool that was not asked for."""
 
 KEPT_POOL = 1 << 20
 """Numbers, 4 MiB, up to which a pool is kept though a batch used little of it."""
 USED_SHARE = 4
 """A larger pool is kept while batches use more than one part in this many."""
-
-LANE = np.dtype(
-    [
-        ("slot", "<i8"),
-        ("offset", "<i8"),
-        ("steps", "<i8"),
-        ("position", "<u8"),
-        ("logits", "<i8"),
-        ("outputs", "<i8"),
-        ("top", "<i8"),
-        ("scores", "<i8"),
-        *OPTIONS,
-        ("top_count", "<u4"),
-        ("token", "<u4"),
-        ("log_probability", "<f4"),
-        ("predict", "?"),
-        ("score", "?"),
-        ("finite", "?"),
-    ],
-    align=True,
-)
-"""offset: the lane's first row in the inputs; position: the session's, after the inputs.
-
-logits [V], outputs [N], top and scores [steps]: places in the pool, or ABSENT. top: top_count ids, the bits
-of uint32, then as many log-probabilities.
-token, log_probability and finite are answers. finite is True at first; the tick makes it False if it meets a
-logit, an output, a score or a state of the lane that is NaN or infinite, and then the others mean nothing.
-"""
-
-ANSWERED = np.dtype(OPTIONS)
-"""How the token of a row is drawn: the values of `Sampling.as_record`."""
-
-_ONE_INPUT = np.zeros((), LANE)
-"""A lane with one input that predicts; slot, offset, position and options are to be set."""
-for _field in ("logits", "outputs", "top", "scores"):
-    _ONE_INPUT[_field] = ABSENT
-for _field in ("steps", "predict", "finite"):
-    _ONE_INPUT[_field] = 1
-
-LANE_BYTES = LANE.itemsize
-
-
-def _packer(record: np.dtype[np.void]) -> struct.Struct:
-    """Writes such a record from its values, several times as fast as NumPy writes a single one."""
-    codes = {"<i8": "q", "<u8": "Q", "<u4": "I", "<f4": "f", "|b1": "?"}
-    layout, end = "<", 0
-    for kind, offset, *_ in (record.fields or {}).values():
-        layout += "x" * (offset - end) + codes[kind.str]
-        end = offset + kind.itemsize
-    return struct.Struct(layout + "x" * (record.itemsize - end))
-
-
-_LANE = _packer(LANE)
 
 BATCH = np.dtype(
     [("lanes", "<i8"), ("tokens", "<i8"), ("features", "<i8"), ("pool", "<i8"), ("inputs", "<i8")]
@@ -117,7 +61,7 @@ class Lanes:
         lanes = self.batch.lanes
         self._tokens, self._log_probabilities = lanes["token"], lanes["log_probability"]
         self._finite = lanes["finite"]
-        self._one_input = np.full(max_lanes, _ONE_INPUT).view(np.uint8)
+        self._positions = lanes["position"]
         self._records = lanes.view(np.uint8).data
         self._count = 0
         self._inputs = 0
@@ -188,7 +132,7 @@ class Lanes:
             store[offset] = inputs[0]
         else:
             store[offset : offset + steps] = inputs
-        _LANE.pack_into(
+        PACKER.pack_into(
             self._records,
             index * LANE_BYTES,
             *(slot, offset, steps, position),
@@ -205,34 +149,26 @@ class Lanes:
 
     def fill(
         self,
-        slots: NDArray[np.int64],
+        records: NDArray[np.void],
         inputs: NDArray[np.uint32] | NDArray[np.float32],
         positions: NDArray[np.uint64],
-        options: NDArray[np.void],
     ) -> None:
-        """Have one predicting lane for each of B slots, which are different; there must be no lanes yet.
+        """Have one predicting lane for each of B sessions; there must be no lanes yet.
 
-        slots [B]; inputs: uint32 [B] token ids below V, or finite float32 [B, K]: one for each lane;
-        positions [B]: the sessions', after the input; options: ANSWERED [B]. As `add` for each row, but that
-        it costs as little for a thousand. Raises ValueError if they do not fit.
+        records: LANE [B], as `one_input_each` made them; inputs: uint32 [B] token ids below V, or finite
+        float32 [B, K]: one for each lane; positions [B]: the sessions', after the input. As `add` for each,
+        but that it costs as little for a thousand. Raises ValueError if they do not fit.
         """
-        count = len(slots)
+        count = len(records)
         if self._count or not 1 <= count <= min(self.max_lanes, self.max_inputs):
             fits = 0 if self._count else min(self.max_lanes, self.max_inputs)
-            raise ValueError(f"slots: got {count}, expected 1 to {fits}")
-        store = self.batch.tokens if self.takes_tokens else self.batch.features
-        store[:count] = inputs
-        lanes = self.batch.lanes[:count]
-        # As bytes: NumPy copies records field by field.
-        lanes.view(np.uint8)[:] = self._one_input[: lanes.nbytes]
-        lanes["slot"] = slots
-        lanes["offset"] = np.arange(count)
-        lanes["position"] = positions
-        for name, _ in OPTIONS:
-            lanes[name] = options[name]
+            raise ValueError(f"records: got {count}, expected 1 to {fits}")
         if not self.takes_tokens:
             self._pool_up_to(count * self.head_size)
-            lanes["outputs"] = np.arange(0, count * self.head_size, self.head_size)
+        store = self.batch.tokens if self.takes_tokens else self.batch.features
+        store[:count] = inputs
+        self._records[: count * LANE_BYTES] = records.view(np.uint8).data
+        self._positions[:count] = positions
         self._count = self._inputs = count
 
     def _pool_up_to(self, size: int) -> None:

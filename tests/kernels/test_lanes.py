@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keepgate_kernels import CellKind, Lanes, ModelSpec, Network, Sampling, sample, top_tokens
+from keepgate_kernels.lane import ANSWERED, one_input_each
 from keepgate_kernels.lanes import KEPT_POOL
 from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
 
@@ -167,3 +168,46 @@ def test_one_lane_that_is_not_finite_leaves_the_others() -> None:
     assert not lanes.all_finite
     lanes.clear()
     assert lanes.all_finite
+
+
+@pytest.mark.parametrize("kind", ["tokens", "features"])
+def test_filled_lanes_are_added_ones(kind: str) -> None:
+    """Also when more lanes, of other kinds, were there before."""
+    tokens = kind == "tokens"
+    spec = token_spec("lstm", vocabulary=9) if tokens else feature_spec("gru", size=3, outputs=2)
+    network = Network(spec, random_tensors(spec), slots=24)
+    slots = np.array([network.slots.allocate() for _ in range(24)], np.int64)
+    rng = np.random.default_rng(1)
+    lanes = Lanes(spec, max_lanes=12)
+    samplings = [Sampling(temperature=0.9, top_k=4, seed=index) for index in range(12)]
+    options = np.array([sampling.as_record() for sampling in samplings], ANSWERED)
+    records = one_input_each(spec, slots[:12], options)
+    for turn in range(3):
+        values: Any = rng.integers(0, 9, 12, np.uint32) if tokens else rng.normal(size=(12, 3))
+        values = values if tokens else values.astype(np.float32)
+        positions = np.arange(12, dtype=np.uint64) + np.uint64(turn + 1)
+        lanes.clear()
+        for index in range(12):
+            lanes.add(
+                int(slots[12 + index]),
+                values[index : index + 1],
+                position=int(positions[index]),
+                sampling=samplings[index],
+                top_k=2 if tokens else 0,
+            )
+        network.step(lanes)
+        outputs = [] if tokens else [lanes.outputs(index).tolist() for index in range(12)]
+        expected = lanes.tokens.tolist(), lanes.log_probabilities.tolist(), outputs
+        lanes.clear()
+        lanes.fill(records, values, positions)
+        network.step(lanes)
+        assert lanes.finite.all()
+        outputs = [] if tokens else lanes.filled_outputs.tolist()
+        assert (lanes.tokens.tolist(), lanes.log_probabilities.tolist(), outputs) == expected
+    states = network.slots.read_many(slots)
+    assert states[:12] == states[12:]
+    assert states == [network.slots.read(int(slot)) for slot in slots]
+    for count in (0, 13):
+        lanes.clear()
+        with pytest.raises(ValueError, match=f"records: got {count}, expected 1 to 12"):
+            lanes.fill(np.resize(records, count), np.zeros(count, np.uint32), np.zeros(count, np.uint64))

@@ -22,7 +22,8 @@ from keepgate_kernels.cpu.sharing import OPEN, help_until_closed, store
 from keepgate_kernels.cpu.vectors import memory_at
 from keepgate_kernels.cpu.workspace import NETWORK, WORK
 from keepgate_kernels.jit import entry, part
-from keepgate_kernels.lanes import BATCH, LANE
+from keepgate_kernels.lane import LANE
+from keepgate_kernels.lanes import BATCH
 
 
 @part(inline=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
+from keepgate.engine.frame import Frame
+from keepgate.engine.job import Prediction
 from keepgate.errors import RequestError
 
 
@@ -24,6 +27,34 @@ class Answer:
         self.replayed = 0
         self._parts = 1
         self._callback: Callable[[], None] | None = None
+
+    def take(self, frame: Frame, places: NDArray[np.intp] | None) -> None:
+        """What was computed for the rows at some places, or for all."""
+        if frame.outputs is not None:
+            if places is None:
+                self.outputs = frame.outputs
+            else:
+                self.outputs[places] = frame.outputs
+        elif frame.tokens is not None and frame.log_probabilities is not None:
+            if places is None:
+                self.tokens, self.log_probabilities = frame.tokens, frame.log_probabilities
+            else:
+                self.tokens[places] = frame.tokens
+                self.log_probabilities[places] = frame.log_probabilities
+
+    def give(self, row: int, prediction: Prediction) -> None:
+        """What an ordinary step says."""
+        self.tokens[row] = prediction.token
+        self.log_probabilities[row] = prediction.log_probability
+        if prediction.outputs is not None:
+            self.outputs[row] = prediction.outputs
+
+    def refuse(self, row: int, error: RequestError) -> None:
+        """The row was not applied, or its session is lost."""
+        self.errors[row] = error
+        self.tokens[row] = 0
+        self.log_probabilities[row] = 0
+        self.outputs[row] = 0
 
     def expect(self) -> None:
         """One more part is to come."""

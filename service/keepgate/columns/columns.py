@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepgate.columns.answer import Answer
-from keepgate.columns.ledger import SETTLE_SECONDS, Ledger, Rows
+from keepgate.columns.ledger import SETTLE_SECONDS, Ledger
+from keepgate.columns.rows import Rows
 from keepgate.directory import Outcome
 from keepgate.engine.frame import Frame
 from keepgate.engine.job import Job, Prediction
@@ -29,42 +30,38 @@ from keepgate.errors import (
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.session import NO_SLOT, Session
 
-KEPT_ROWS = 32
+ONE = np.uint64(1)
+KEPT_ROWS = 128
 """States that one frame keeps at most, lest all sessions that began together keep theirs in the same one."""
+KEEP_EVERY = 4
+"""Frames of the same rows of which one looks for states to keep."""
+NOTHING = np.zeros(0, np.intp)
 
 
 class Columns(Ledger):
     """Steps of the bound sessions, a row each."""
 
-    def step(self, handles: Rows, positions: NDArray[np.uint64], inputs: NDArray[Any]) -> Answer:
-        """Apply one input to each of the sessions of some handles.
+    def step(self, rows: Rows, positions: NDArray[np.uint64], inputs: NDArray[Any]) -> Answer:
+        """Apply one input to each of the sessions of some rows.
 
-        handles [B]: as `rows` gave them; positions [B]: the sessions', before the input; inputs: uint32 [B]
+        rows: as `Ledger.rows` gave them; positions [B]: the sessions', before the input; inputs: uint32 [B]
         or float32 [B, K], valid. Raises StepsExhaustedError, DrainingError; then nothing was applied.
         """
         sequences = self.sequences
         if sequences.draining.is_set():
             raise DrainingError
-        count = len(handles)
-        sequences.pending.check(count)
-        answer = Answer(count, 0 if self.model.vocabulary_size else self.model.spec.head.size)
-        quick = (self.slots[handles] != NO_SLOT) & (self.tails[handles] == positions)
-        durable = self.durable[handles]
-        if durable.any() and self._store_fails():
-            quick &= ~durable
-        if quick.all():
-            self._fly(handles, None, inputs, answer)
+        sequences.pending.check(len(rows))
+        answer = Answer(len(rows), 0 if self.model.vocabulary_size else self.model.spec.head.size)
+        self.refresh(rows)
+        if rows.ready and bool((self.tails[rows.index] == positions).all()) and self._may_store(rows):
+            self._fly(rows, positions, inputs, answer)
         else:
-            rows = np.flatnonzero(quick)
-            if len(rows):
-                self._fly(handles[rows], rows, inputs[rows], answer)
-            self.settle()
-            for row in np.flatnonzero(~quick).tolist():
-                self._step_alone(row, int(handles[row]), int(positions[row]), inputs[row : row + 1], answer)
+            self._step_some(rows, positions, inputs, answer)
         answer.arrived()
         return answer
 
-    # --- rows that the engine takes as they are ---
+    def _may_store(self, rows: Rows) -> bool:
+        return not (rows.durable and self._store_fails())
 
     def _store_fails(self) -> bool:
         try:
@@ -73,64 +70,82 @@ class Columns(Ledger):
             return True
         return False
 
-    def _fly(
-        self, handles: NDArray[np.int64], rows: NDArray[np.int64] | None, inputs: NDArray[Any], answer: Answer
+    def _step_some(
+        self, rows: Rows, positions: NDArray[np.uint64], inputs: NDArray[Any], answer: Answer
     ) -> None:
-        """Give the engine rows of an answer (None: all) that it can compute as they are."""
+        """Give the engine what it can compute as it is; the other rows are ordinary steps."""
+        handles = rows.handles
+        quick = (self.slots[handles] != NO_SLOT) & (self.tails[handles] == positions)
+        if not self._may_store(rows):
+            quick &= ~self.durable[handles]
+        places = np.flatnonzero(quick)
+        if len(places):
+            some = Rows(handles[places])
+            self.refresh(some)
+            self._fly(some, positions[places], inputs[places], answer, places)
+        self.settle()
+        for row in np.flatnonzero(~quick).tolist():
+            self._step_alone(row, int(handles[row]), int(positions[row]), inputs[row : row + 1], answer)
+
+    # --- rows that the engine takes as they are ---
+
+    def _fly(
+        self,
+        rows: Rows,
+        positions: NDArray[np.uint64],
+        inputs: NDArray[Any],
+        answer: Answer,
+        places: NDArray[np.intp] | None = None,
+    ) -> None:
+        """Give the engine rows that are ready. places: where they are in the answer; None if they are all."""
         limit = self.sequences.settings.max_batch
-        if len(handles) <= limit:
-            self._fly_part(handles, slice(None) if rows is None else rows, inputs, answer)
+        if len(rows) <= limit:
+            self._fly_part(rows, positions, inputs, answer, places)
             return
-        for first in range(0, len(handles), limit):
-            part = slice(first, first + limit)
-            self._fly_part(handles[part], part if rows is None else rows[part], inputs[part], answer)
+        for part, some in rows.parts(limit):
+            self.refresh(some)
+            where = np.arange(part.start, part.start + len(some)) if places is None else places[part]
+            self._fly_part(some, positions[part], inputs[part], answer, where)
 
     def _fly_part(
         self,
-        handles: NDArray[np.int64],
-        rows: NDArray[np.int64] | slice,
+        rows: Rows,
+        positions: NDArray[np.uint64],
         inputs: NDArray[Any],
         answer: Answer,
+        places: NDArray[np.intp] | None,
     ) -> None:
-        positions = self.tails[handles]
-        ends = positions + np.uint64(1)
-        self.tails[handles] = ends
-        self.flying[handles] += 1
-        self.touched[handles] = True
-        self.last_used[handles] = self.sequences.now()
-        interval = np.uint64(self.sequences.settings.snapshot_steps)
-        kept = np.flatnonzero(ends - self.bases[handles] >= interval)[:KEPT_ROWS]
-        self.bases[handles[kept]] = ends[kept]
-        frame = Frame(
-            self.slots[handles],
-            inputs,
-            positions,
-            self.drawn[handles],
-            kept,
-            lambda: self._landed(frame, handles, rows, answer),
-        )
-        self.sequences.pending.add(len(handles))
+        index = rows.index
+        ends = positions + ONE
+        self.tails[index] = ends
+        self.flying[index] += 1
+        self.touched[index] = True
+        self.last_used[index] = self.sequences.now()
+        kept = NOTHING
+        if rows.frames % KEEP_EVERY == 0:
+            interval = np.uint64(self.sequences.settings.snapshot_steps)
+            kept = np.flatnonzero(ends - self.bases[index] >= interval)[:KEPT_ROWS]
+            self.bases[rows.handles[kept]] = ends[kept]
+        rows.frames += 1
+        frame = Frame(rows.records, inputs, ends, kept, lambda: self._landed(frame, rows, answer, places))
+        self.sequences.pending.add(len(rows))
         answer.expect()
         self.residents.submit_frame(frame)
 
-    def _landed(
-        self, frame: Frame, handles: NDArray[np.int64], rows: NDArray[np.int64] | slice, answer: Answer
-    ) -> None:
-        self.sequences.pending.drop(len(handles))
-        self.flying[handles] -= 1
-        well = frame.finite if frame.error is None else np.zeros(len(handles), np.bool_)
-        if well.all():
-            self.note(handles, frame.inputs)
-            self._give(frame, rows, answer)
+    def _landed(self, frame: Frame, rows: Rows, answer: Answer, places: NDArray[np.intp] | None) -> None:
+        self.sequences.pending.drop(len(rows))
+        self.flying[rows.index] -= 1
+        if frame.error is None and frame.is_finite:
+            self.note(rows, frame.inputs)
+            answer.take(frame, places)
         else:
-            self.note(handles[well], frame.inputs[well])
-            self._fail(frame, handles, well, rows, answer)
+            self._fail(frame, rows, answer, np.arange(len(rows)) if places is None else places)
         for row, state in zip(frame.kept.tolist(), frame.states, strict=False):  # none after an error
-            if well[row]:
-                self.keep(int(handles[row]), int(frame.positions[row]) + 1, state)
+            if frame.finite[row]:
+                self.keep(int(rows.handles[row]), int(frame.ends[row]), state)
         if self.log_is_long:
             self.write_log()
-        elif self.timer is None and self.durable[handles].any():
+        elif rows.durable and self.timer is None:
             self.timer = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self.write_log)
         if self._over:
             self.end_those_over()
@@ -139,34 +154,20 @@ class Columns(Ledger):
         answer.arrived()
         self.residents.serve_queue()
 
-    def _give(self, frame: Frame, rows: NDArray[np.int64] | slice, answer: Answer) -> None:
-        if frame.outputs is not None:
-            answer.outputs[rows] = frame.outputs
-        elif frame.tokens is not None and frame.log_probabilities is not None:
-            answer.tokens[rows] = frame.tokens
-            answer.log_probabilities[rows] = frame.log_probabilities
-
-    def _fail(
-        self,
-        frame: Frame,
-        handles: NDArray[np.int64],
-        well: NDArray[np.bool_],
-        rows: NDArray[np.int64] | slice,
-        answer: Answer,
-    ) -> None:
+    def _fail(self, frame: Frame, rows: Rows, answer: Answer, places: NDArray[np.intp]) -> None:
         """Some rows have no answer: their sessions are lost."""
-        places = np.arange(len(answer.tokens))[rows]
-        if frame.error is None:
-            self._give(frame, rows, answer)
+        well = frame.finite if frame.error is None else np.zeros(len(rows), np.bool_)
+        if well.any():
+            self.note(Rows(rows.handles[well]), frame.inputs[well])
+            answer.take(frame, places)
         for row in np.flatnonzero(~well).tolist():
-            place = int(places[row])
-            answer.tokens[place] = 0
-            answer.log_probabilities[place] = 0
-            answer.outputs[place] = 0
-            answer.errors[place] = ComputationError() if frame.error is not None else NotFiniteError()
-            session = self.sessions[handles[row]]
-            self.slots[handles[row]] = NO_SLOT
-            self.tails[handles[row]] -= np.uint64(1)
+            kind = ComputationError if frame.error is not None else NotFiniteError
+            answer.refuse(int(places[row]), kind())
+            handle = rows.handles[row]
+            self.slots[handle] = NO_SLOT
+            self.version += 1
+            self.tails[handle] -= ONE
+            session = self.sessions[handle]
             if session is not None and session.ended is None:
                 self.sequences.lose(session)
 
@@ -175,16 +176,16 @@ class Columns(Ledger):
     def _step_alone(self, row: int, handle: int, position: int, inputs: NDArray[Any], answer: Answer) -> None:
         session = self.sessions[handle]
         if session is None:
-            answer.errors[row] = self.gone[handle].with_traceback(None)
+            answer.refuse(row, self.gone[handle].with_traceback(None))
             return
         if self.flying[handle] and session.position <= position < session.tail:
             # It came again before it was answered: later there will be an answer to give once more.
-            answer.errors[row] = SessionBusyError(session.session_id, session.tail - session.position)
+            answer.refuse(row, SessionBusyError(session.session_id, session.tail - session.position))
             return
         try:
             job, replayed = self.sequences.step(session, position, inputs, self.options[handle], owner=self)
         except RequestError as error:
-            answer.errors[row] = error
+            answer.refuse(row, error)
             return
         answer.replayed += replayed
         answer.expect()
@@ -192,12 +193,9 @@ class Columns(Ledger):
 
     def _stepped(self, session: Session[Outcome], handle: int, row: int, job: Job, answer: Answer) -> None:
         if job.error is not None:
-            answer.errors[row] = job.error
+            answer.refuse(row, job.error)
         elif isinstance(job.reply, Prediction):
-            answer.tokens[row] = job.reply.token
-            answer.log_probabilities[row] = job.reply.log_probability
-            if job.reply.outputs is not None:
-                answer.outputs[row] = job.reply.outputs
+            answer.give(row, job.reply)
         if session.bound is self:
             self.promote(session, handle)
         answer.arrived()

@@ -7,15 +7,15 @@ the log is long: then the log is settled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from keepgate_kernels import Sampling
-from keepgate_kernels.lanes import ANSWERED
+from keepgate_kernels.lane import ANSWERED, one_input_each
 from numpy.typing import NDArray
 
-from keepgate.errors import InvalidArgumentError, SessionGoneError
+from keepgate.columns.rows import Rows, by_rows
+from keepgate.errors import InvalidArgumentError, SessionBusyError, SessionGoneError
 from keepgate.models.registry import LoadedModel
 from keepgate.request import Options
 from keepgate.sessions.durability import Durability
@@ -34,9 +34,6 @@ KNOWN_COLUMNS = 16
 """Columns of handles that are not checked again: a client sends the same ones over and over."""
 FIRST_CAPACITY = 64
 
-Rows = NDArray[np.int64]
-"""Handles, each once."""
-
 
 class Ledger:
     """Sessions of one model version, each at a handle. A `Bound` of sessions. Used from the event loop.
@@ -44,7 +41,8 @@ class Ledger:
     Arrays by handle. slots: NO_SLOT where the session's state is not to be counted on; tails: the position
     after all that is under way; flying: frames under way; bases: where the history's last segment begins;
     last_used: the time of the last frame; touched: whether there was one since the slot was last asked for;
-    durable: whether a store is to know; drawn: how tokens are drawn; order: scratch.
+    durable: whether a store is to know; drawn: how tokens are drawn; order: scratch. version: changes with
+    what `Rows` remember of slots, durable and drawn.
     """
 
     def __init__(self, sequences: Sequences, model: LoadedModel) -> None:
@@ -58,8 +56,7 @@ class Ledger:
         self.gone: dict[int, SessionGoneError] = {}  # by the handles of sessions that have ended
         self._free: list[int] = []
         self._known: dict[bytes, Rows] = {}  # columns that were checked
-        # By handle. slots: NO_SLOT where a row is an ordinary step. tails: the position after all that is
-        # under way. flying: frames under way. bases: where the history's last segment begins.
+        self.version = 0
         self.slots = np.full(FIRST_CAPACITY, NO_SLOT, np.int64)
         self.tails = np.zeros(FIRST_CAPACITY, np.uint64)
         self.bases = np.zeros(FIRST_CAPACITY, np.uint64)
@@ -70,7 +67,7 @@ class Ledger:
         self.drawn = np.zeros(FIRST_CAPACITY, ANSWERED)
         self.order = np.zeros(FIRST_CAPACITY, np.int64)  # scratch, to find a handle that comes twice
         self.is_bound = np.zeros(FIRST_CAPACITY, np.bool_)
-        self.log: list[tuple[NDArray[np.int64], NDArray[Any]]] = []
+        self.log: list[tuple[Rows, NDArray[Any]]] = []
         self.log_bytes = self.log_rows = 0
         self._kept: dict[int, list[tuple[int, bytes]]] = {}  # by handle: states by their positions
         self._over: set[Session[Outcome]] = set()  # ended while a frame was under way
@@ -100,6 +97,7 @@ class Ledger:
         self.drawn[handle] = sampling.as_record()
         self.durable[handle] = session.keeping.durability is not Durability.NONE
         self.last_used[handle] = session.last_used
+        self.version += 1
         self.promote(session, handle)
         return handle
 
@@ -111,6 +109,8 @@ class Ledger:
             session = self.sessions[handle]
             if session is not None and session.ended is None:
                 self.sequences.check_idle(session)
+            elif session is not None and self.flying[handle]:
+                raise SessionBusyError(session.session_id, int(self.flying[handle]))
         for handle in handles.tolist():
             self._let_go(handle)
 
@@ -140,7 +140,18 @@ class Ledger:
         if twice.any():
             row = int(np.argmax(twice))
             raise InvalidArgumentError(f"{field}[{row}]", f"{handles[row]} again", "each handle once")
-        return handles
+        return Rows(handles)
+
+    def refresh(self, rows: Rows) -> None:
+        """Have rows remember what they may rely on, if that has changed."""
+        if rows.version == self.version:
+            return
+        slots = self.slots[rows.index]
+        rows.ready = bool((slots != NO_SLOT).all())
+        rows.durable = bool(self.durable[rows.index].any())
+        if rows.ready:
+            rows.records = one_input_each(self.model.spec, slots, self.drawn[rows.index])
+        rows.version = self.version
 
     def check(self, handles: NDArray[np.uint64], field: str) -> None:
         count = len(self.sessions)
@@ -165,6 +176,7 @@ class Ledger:
         self.settle()
         handle = self.handles[session]
         self.slots[handle] = NO_SLOT
+        self.version += 1
         if session.ended is not None:  # nothing of it is in flight: keep no more of it than what to say
             self.gone[handle] = session.ended(session.session_id)
             session.bound = None
@@ -187,12 +199,11 @@ class Ledger:
 
     # --- what frames do ---
 
-    def note(self, handles: NDArray[np.int64], inputs: NDArray[Any]) -> None:
-        if not len(handles):
-            return
-        self.log.append((handles, inputs))
+    def note(self, rows: Rows, inputs: NDArray[Any]) -> None:
+        """These sessions were stepped."""
+        self.log.append((rows, inputs))
         self.log_bytes += inputs.nbytes
-        self.log_rows += len(handles)
+        self.log_rows += len(rows)
 
     @property
     def log_is_long(self) -> bool:
@@ -210,6 +221,7 @@ class Ledger:
         if session.keeping.durability is Durability.ALWAYS or not self.residents.is_ready(session):
             return
         self.slots[handle] = session.slot
+        self.version += 1
         self.tails[handle] = session.position
         self.bases[handle] = session.keeping.known.segments[-1].start
 
@@ -228,7 +240,7 @@ class Ledger:
         self.log_bytes = self.log_rows = 0
         if not log:
             return
-        for handles, inputs in _by_rows(log, len(self.sessions)):
+        for handles, inputs in by_rows(log, len(self.sessions)):
             steps = inputs.shape[1]
             run = self.codec.encode_steps(inputs.reshape(-1, *inputs.shape[2:]))
             size = steps * self.codec.step_bytes
@@ -276,6 +288,7 @@ class Ledger:
         self._known.clear()
         self.sessions[handle] = None
         self.slots[handle] = NO_SLOT
+        self.version += 1
         self.is_bound[handle] = False
         self._free.append(handle)
 
@@ -297,24 +310,3 @@ class Ledger:
             new[: len(old)] = old
             setattr(self, name, new)
         self.slots[len(self.sessions) - 1 :] = NO_SLOT
-
-
-def _by_rows(log: list[tuple[Rows, NDArray[Any]]], count: int) -> Iterator[tuple[Rows, NDArray[Any]]]:
-    """The log as handles [B] with the inputs [B, T, ...] of each, in their order; no handle comes twice.
-
-    count: of the handles that there are.
-    """
-    same: dict[int, tuple[Rows, list[NDArray[Any]]]] = {}
-    for rows, values in log:
-        same.setdefault(id(rows), (rows, []))[1].append(values)
-    if np.bincount(np.concatenate([rows for rows, _ in same.values()]), minlength=count).max() < 2:
-        for rows, frames in same.values():  # the same rows, frame after frame
-            yield rows, np.ascontiguousarray(np.stack(frames).swapaxes(0, 1))
-        return
-    handles = np.concatenate([rows for rows, _ in log])
-    order = np.argsort(handles, kind="stable")  # by session, and within each as they were applied
-    inputs = np.concatenate([values for _, values in log])[order]
-    end = 0
-    for handle, steps in zip(*np.unique(handles, return_counts=True), strict=True):
-        begin, end = end, end + int(steps)
-        yield np.array([handle]), inputs[None, begin:end]

@@ -171,10 +171,10 @@ class FrameStream:
         frame = request.frame
         columns = self._bound_columns("frame.handles")
         column(frame.handles, "<u8", None, "frame.handles")
-        handles = columns.rows(frame.handles, "frame.handles")
-        positions = column(frame.positions, "<u8", len(handles), "frame.positions")
-        inputs = _inputs(frame, columns.model, len(handles))
-        answer = columns.step(handles, positions, inputs)
+        rows = columns.rows(frame.handles, "frame.handles")
+        positions = column(frame.positions, "<u8", len(rows), "frame.positions")
+        inputs = _inputs(frame, columns.model, len(rows))
+        answer = columns.step(rows, positions, inputs)
         request_id, wanted = request.request_id, frame.log_probabilities
         answer.when_whole(lambda: self._answer(request_id, answer, wanted))
 
