@@ -25,7 +25,7 @@ from keepgate.keeper import Keeper
 from keepgate.logs import configure_logs
 from keepgate.models.registry import LoadReport, load_repository
 from keepgate.rpc.admin import AdminServicer
-from keepgate.rpc.interceptors import CallGuard
+from keepgate.rpc.guard import CallGuard
 from keepgate.rpc.listen import SERVICES, add_services, join, listen, options, start_admin
 from keepgate.rpc.readiness import Readiness
 from keepgate.security.security import Security
@@ -82,8 +82,8 @@ async def _serve(settings: Settings) -> None:
     try:
         await sequences.recover()
         guard = CallGuard(settings.max_calls, telemetry.calls)
-        server = grpc.aio.server(interceptors=(security.gate, guard), options=options(settings))
-        status = add_services(server, sequences, swap)
+        server = grpc.aio.server(interceptors=security.interceptors, options=options(settings))
+        status = add_services(server, guard, sequences, swap)
         port = listen(server, "host, port", join(settings.host, settings.port), security.credentials())
         signals = Signals(swap, security)  # before anyone can know that the server is ready
         admin = AdminServicer(sequences, swap, guard, signals.first.set)

@@ -26,7 +26,7 @@ from keepgate.keeper import Keeper
 from keepgate.logs import configure_logs
 from keepgate.models.registry import load_repository
 from keepgate.rpc.admin import AdminServicer
-from keepgate.rpc.interceptors import CallGuard
+from keepgate.rpc.guard import CallGuard
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
 from keepgate.rpc.oip.servicer import InferenceServicer
 from keepgate.sequences import Sequences
@@ -282,16 +282,17 @@ async def serve(seen: Counter[str]) -> AsyncIterator[Served]:
         swap = Swap(sequences)
         guard = CallGuard(settings.max_calls)
         size = ("grpc.max_receive_message_length", settings.max_message_bytes)
-        server = grpc.aio.server(interceptors=(guard,), options=(size,))
+        server = grpc.aio.server(options=(size,))
+        guarded = guard.around(server)
         sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
-            SequencesServicer(sequences), server
+            SequencesServicer(sequences), guarded
         )
-        models_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(sequences), server)  # type: ignore[no-untyped-call]
+        models_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(sequences), guarded)  # type: ignore[no-untyped-call]
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            InferenceServicer(sequences, swap), server
+            InferenceServicer(sequences, swap), guarded
         )
         drain = AdminServicer(sequences, swap, guard, lambda: None)  # a drain would be the end
-        admin_pb2_grpc.add_AdminServicer_to_server(drain, server)  # type: ignore[no-untyped-call]
+        admin_pb2_grpc.add_AdminServicer_to_server(drain, guarded)  # type: ignore[no-untyped-call]
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -16,7 +16,7 @@ from keepgate.config import load_settings
 from keepgate.keeper import Keeper
 from keepgate.models.registry import Registry, load_repository
 from keepgate.models.tokenizer import CharacterCodec
-from keepgate.rpc.interceptors import CallGuard
+from keepgate.rpc.guard import CallGuard
 from keepgate.rpc.native import SequencesServicer
 from keepgate.sequences import Sequences
 from keepgate.sessions.session import Session
@@ -36,9 +36,9 @@ async def serve(registry: Registry) -> AsyncIterator[Any]:
     """The stub of a connection to a server of these models."""
     settings = load_settings()
     sequences = Sequences(registry, settings, Keeper(registry, settings, None, spill_store()))
-    server = grpc.aio.server(interceptors=(CallGuard(100),))
+    server = grpc.aio.server()
     sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
-        SequencesServicer(sequences), server
+        SequencesServicer(sequences), CallGuard(100).around(server)
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -12,7 +12,7 @@ from keepgate_protos.v1 import admin_pb2 as pb
 from keepgate_protos.v1 import admin_pb2_grpc
 
 from keepgate.rpc.describe import describe
-from keepgate.rpc.interceptors import CallGuard
+from keepgate.rpc.guard import CallGuard
 from keepgate.sequences import Sequences
 from keepgate.sessions.session import ModelKey
 from keepgate.swap import Swap

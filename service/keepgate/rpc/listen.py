@@ -18,7 +18,7 @@ from keepgate_protos.v1 import (
 from keepgate.config import Settings
 from keepgate.errors import ListenError
 from keepgate.rpc.admin import AdminServicer
-from keepgate.rpc.interceptors import CallGuard
+from keepgate.rpc.guard import CallGuard
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
 from keepgate.rpc.oip.servicer import InferenceServicer
 from keepgate.security.security import Security
@@ -71,15 +71,19 @@ def _ageing(age: float, grace: float) -> list[tuple[str, int]]:
     ]
 
 
-def add_services(server: grpc.aio.Server, sequences: Sequences, swap: Swap) -> health.aio.HealthServicer:
+def add_services(
+    server: grpc.aio.Server, guard: CallGuard, sequences: Sequences, swap: Swap
+) -> health.aio.HealthServicer:
+    """Everything that clients may call. guard: around what is Keepgate's own."""
+    guarded = guard.around(server)
     sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
-        SequencesServicer(sequences), server
+        SequencesServicer(sequences), guarded
     )
     models_pb2_grpc.add_ModelsServicer_to_server(  # type: ignore[no-untyped-call]
-        ModelsServicer(sequences), server
+        ModelsServicer(sequences), guarded
     )
     grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-        InferenceServicer(sequences, swap), server
+        InferenceServicer(sequences, swap), guarded
     )
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
@@ -111,11 +115,11 @@ async def start_admin(
     settings: Settings, servicer: AdminServicer, calls: Calls, security: Security
 ) -> tuple[grpc.aio.Server, str]:
     """The server of the Admin service, for which no drain waits, and its address, "" if it is turned off."""
-    interceptors = (security.admin_gate, CallGuard(settings.max_calls, calls))
-    server = grpc.aio.server(interceptors=interceptors, options=options(settings))
+    server = grpc.aio.server(interceptors=security.admin_interceptors, options=options(settings))
     address = settings.admin_address
     if address:
-        admin_pb2_grpc.add_AdminServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        guarded = CallGuard(settings.max_calls, calls).around(server)
+        admin_pb2_grpc.add_AdminServicer_to_server(servicer, guarded)  # type: ignore[no-untyped-call]
         reflection.enable_server_reflection((ADMIN, reflection.SERVICE_NAME), server)
         port = listen(server, "admin_address", address, security.admin_credentials())
         address = f"{address.rpartition(':')[0]}:{port}"

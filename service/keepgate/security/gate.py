@@ -62,6 +62,11 @@ class Gate(grpc.aio.ServerInterceptor):
         self._counted: dict[str, Any] = {}
 
     @property
+    def refuses(self) -> bool:
+        """Whether there is anybody whom it would not let in."""
+        return not self.is_open or bool(self._max_calls)
+
+    @property
     def is_open(self) -> bool:
         """Whether everybody may do everything."""
         return self.tokens is None and not self._certificates

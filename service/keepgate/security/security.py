@@ -94,6 +94,16 @@ class Security:
             except Exception as error:  # a bug: nobody else hears of it
                 log.error("not reloaded", exc_info=error)
 
+    @property
+    def interceptors(self) -> tuple[Gate, ...]:
+        """Of the public listener: none where everybody may do everything, for each costs every call."""
+        return _if_needed(self.gate)
+
+    @property
+    def admin_interceptors(self) -> tuple[Gate, ...]:
+        """Of the operator's."""
+        return _if_needed(self.admin_gate)
+
     def _gate(self, tokens: TokenTable | None, certificates: bool) -> Gate:
         return Gate(
             self._calls,
@@ -145,3 +155,7 @@ async def _taken(what: str, read: Callable[[], object], take: Callable[..., None
         take(await in_thread(read))
     except ConfigError as error:
         log.error("not reloaded", what=what, error=str(error))
+
+
+def _if_needed(gate: Gate) -> tuple[Gate, ...]:
+    return (gate,) if gate.refuses else ()
