@@ -73,7 +73,7 @@ class Directory:
         self.ended: Counter[tuple[ModelKey, type[SessionGoneError]]] = Counter()
         self._clock = clock
         self._residents: dict[ModelKey, Residents] = {}
-        self._claims: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._claims: dict[tuple[str, str], asyncio.Future[bool]] = {}
 
     async def recover(self) -> None:
         """At start: know the sessions that this server has in its store. Raises StoreError."""
@@ -212,6 +212,8 @@ class Directory:
         """Raises SessionBusyError if work is in flight, SessionGoneError if the session is over."""
         if session.ended is not None:
             raise session.ended(session.session_id)
+        if session.bound is not None:
+            session.bound.settle()
         if not self.residents(session.model).is_idle(session):
             raise SessionBusyError(session.session_id, session.tail - session.position)
 
@@ -240,18 +242,20 @@ class Directory:
 
     async def _claim(self, session_id: str, principal: str) -> None:
         key = session_id, principal
-        running = self._claims.get(key)
-        if running is not None:
-            await running
-            return
+        while (running := self._claims.get(key)) is not None:
+            await asyncio.wait([running])  # which leaves it alone if this wait is cancelled
+            if running.result() or self.table.find(session_id) is not None:
+                return
         done = self._claims[key] = asyncio.get_running_loop().create_future()
+        well = False
         try:
             held = await self.keeper.claim(session_id, principal)
             if held is not None and self.table.find(session_id) is None:
                 self._adopt(held)
-        finally:
+            well = True
+        finally:  # if it failed, those who wait try for themselves
             del self._claims[key]
-            done.set_result(None)
+            done.set_result(well)
 
     async def _recover(self, stored: list[Held]) -> None:
         known = 0

@@ -237,7 +237,9 @@ class Sequences(Directory):
         return durability is not Durability.NONE and self.keeper.is_shared
 
     def _feed(self, entry: Entry[Outcome], options: GenerationOptions, token: int) -> Job:
-        """Let a generation go on: one more input. Raises as `SessionTable.extend` does."""
+        """Let a generation go on: one more input. Raises as `SessionTable.extend`, and SessionInUseError."""
+        if entry.session.bound is not None:
+            raise SessionInUseError(entry.session.session_id)
         start = entry.start + entry.count
         self.table.extend(entry, 1, self._clock())
         asked = Options(options.sampling, more=options.key())

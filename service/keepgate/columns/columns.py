@@ -17,6 +17,7 @@ from keepgate.columns.answer import Answer
 from keepgate.columns.ledger import SETTLE_SECONDS, Ledger
 from keepgate.columns.rows import Rows
 from keepgate.directory import Outcome
+from keepgate.engine.engine import MAX_INPUTS
 from keepgate.engine.frame import Frame
 from keepgate.engine.job import Job, Prediction
 from keepgate.errors import (
@@ -98,7 +99,7 @@ class Columns(Ledger):
         places: NDArray[np.intp] | None = None,
     ) -> None:
         """Give the engine rows that are ready. places: where they are in the answer; None if they are all."""
-        limit = self.sequences.settings.max_batch
+        limit = min(self.sequences.settings.max_batch, MAX_INPUTS)
         if len(rows) <= limit:
             self._fly_part(rows, positions, inputs, answer, places)
             return
@@ -117,6 +118,7 @@ class Columns(Ledger):
     ) -> None:
         index = rows.index
         ends = positions + ONE
+        self.is_behind = True
         self.tails[index] = ends
         self.flying[index] += 1
         self.touched[index] = True
@@ -134,6 +136,7 @@ class Columns(Ledger):
 
     def _landed(self, frame: Frame, rows: Rows, answer: Answer, places: NDArray[np.intp] | None) -> None:
         self.sequences.pending.drop(len(rows))
+        self.is_behind = True
         self.flying[rows.index] -= 1
         if frame.error is None and frame.is_finite:
             self.note(rows, frame.inputs)
@@ -169,7 +172,11 @@ class Columns(Ledger):
             self.tails[handle] -= ONE
             session = self.sessions[handle]
             if session is not None and session.ended is None:
+                self.is_behind = True  # there may be more of it under way
                 self.sequences.lose(session)
+            elif session is not None:  # it ended while this was on its way: that is all there will be of it
+                self.settle()
+                session.tail = session.position + int(self.flying[handle])
 
     # --- rows that are ordinary steps ---
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from keepgate.directory import Outcome
     from keepgate.sequences import Sequences
 
-LOG_STEPS, LOG_BYTES = 64, 16 << 20
+LOG_STEPS, LOG_FRAMES, LOG_BYTES = 64, 1_024, 16 << 20
 """After so many steps of each session, or so much, the log is settled: it takes memory, and that time."""
 SETTLE_SECONDS = 0.1
 """How long the history of a session that is to be stored may be behind."""
@@ -70,6 +70,7 @@ class Ledger:
         self.log: list[tuple[Rows, NDArray[Any]]] = []
         self.log_bytes = self.log_rows = 0
         self._kept: dict[int, list[tuple[int, bytes]]] = {}  # by handle: states by their positions
+        self.is_behind = False  # whether anything happened since the sessions were told
         self._over: set[Session[Outcome]] = set()  # ended while a frame was under way
         self.closing = False
         self.timer: asyncio.TimerHandle | None = None
@@ -117,8 +118,8 @@ class Ledger:
     def close(self) -> None:
         """Let go of all sessions, as soon as nothing of them is under way."""
         self.closing = True
+        self.settle()
         if not self.flying.any():
-            self.settle()
             for handle in range(len(self.sessions)):
                 self._let_go(handle)
 
@@ -166,6 +167,9 @@ class Ledger:
 
     def settle(self) -> None:
         """Tell the sessions what became of them: their histories, positions and what is under way."""
+        if not self.is_behind:
+            return
+        self.is_behind = False
         self.write_log()
         for handle in np.flatnonzero(self.flying).tolist():
             session = self.sessions[handle]
@@ -179,6 +183,7 @@ class Ledger:
         self.version += 1
         if session.ended is not None:  # nothing of it is in flight: keep no more of it than what to say
             self.gone[handle] = session.ended(session.session_id)
+            self._over.discard(session)
             session.bound = None
             self.sessions[handle] = None
             del self.handles[session]
@@ -208,7 +213,9 @@ class Ledger:
     @property
     def log_is_long(self) -> bool:
         """Whether it should be settled."""
-        return self.log_rows >= LOG_STEPS * len(self.sessions) or self.log_bytes >= LOG_BYTES
+        if len(self.log) >= LOG_FRAMES or self.log_bytes >= LOG_BYTES:
+            return True
+        return self.log_rows >= LOG_STEPS * len(self.sessions)
 
     def keep(self, handle: int, position: int, state: bytes) -> None:
         """The state of a session at a position that the log has, or the history already."""
@@ -217,6 +224,8 @@ class Ledger:
     def promote(self, session: Session[Outcome], handle: int) -> None:
         """Count on the session's state from now on, if it is at rest in a slot of its own."""
         if self.slots[handle] != NO_SLOT or session.ended is not None:
+            return
+        if self.handles.get(session) != handle:  # it was bound anew while this row was on its way
             return
         if session.keeping.durability is Durability.ALWAYS or not self.residents.is_ready(session):
             return
@@ -283,6 +292,7 @@ class Ledger:
             if session.ended is None:
                 session.owner = None
             session.bound = None
+            self._over.discard(session)
             del self.handles[session]
         self.gone.pop(handle, None)
         self._known.clear()

@@ -28,6 +28,9 @@ from keepgate.telemetry.calls import Call, current
 METHOD = "/keepgate.v1.Sequences/StreamFrames"
 FRAMES_PENDING = 16
 """Requests that are read and not answered: enough to keep the engine busy while a client thinks."""
+MAX_ROWS = 4_096
+"""Sessions of one bind, or one frame: it must not hold up all others if each is refused."""
+AT_ONCE = 256
 UNBOUND = 2**64 - 1
 """The handle of a session that could not be bound."""
 
@@ -121,14 +124,19 @@ class FrameStream:
 
     async def _bind(self, bind: pb.Bind) -> pb.Bound:
         count = len(bind.session_ids)
-        if not count:
-            raise InvalidArgumentError("bind.session_ids", "nothing", "the ids of open sessions")
+        if not 1 <= count <= MAX_ROWS:
+            raise InvalidArgumentError("bind.session_ids", f"{count} ids", f"from 1 to {MAX_ROWS}")
+        if self._columns is not None and not self._columns.is_bound.any():
+            self._columns.close()
+            self._columns = None  # so that the call may go on with another model
         seeds = column(bind.seeds, "<u8", count, "bind.seeds") if bind.seeds else None
         handles = np.full(count, UNBOUND, "<u8")
         positions = np.zeros(count, "<u8")
         errors: list[pb.RowError] = []
         sampling: Sampling | None = None
         for row, session_id in enumerate(bind.session_ids):
+            if row % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)  # others have their turn
             try:
                 session = await self._sequences.find(session_id)
                 model = self._sequences.model_of(session)
@@ -149,7 +157,7 @@ class FrameStream:
         return pb.Bound(handles=handles.tobytes(), positions=positions.tobytes(), errors=errors)
 
     def _check_model(self, bound: LoadedModel, model: LoadedModel, row: int) -> None:
-        if model.key != bound.key:
+        if model is not bound:  # nor a version that was loaded anew
             raise InvalidArgumentError(
                 f"bind.session_ids[{row}]",
                 f"a session of {model.key.name}/{model.key.version}",
@@ -170,7 +178,9 @@ class FrameStream:
     def _step(self, request: pb.FramesRequest) -> None:
         frame = request.frame
         columns = self._bound_columns("frame.handles")
-        column(frame.handles, "<u8", None, "frame.handles")
+        count = len(column(frame.handles, "<u8", None, "frame.handles"))
+        if count > MAX_ROWS:
+            raise InvalidArgumentError("frame.handles", f"{count} rows", f"at most {MAX_ROWS}")
         rows = columns.rows(frame.handles, "frame.handles")
         positions = column(frame.positions, "<u8", len(rows), "frame.positions")
         inputs = _inputs(frame, columns.model, len(rows))
