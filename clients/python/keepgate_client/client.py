@@ -168,7 +168,8 @@ class Client:
     ) -> Group:
         """One call for frames of many sessions, an input for each; see `Group`.
 
-        sessions: session objects of this client or ids of open sessions, of one model version, each once.
+        sessions: session objects of this client or ids of open sessions, of one model version, each once; a
+            server takes 4,096 in one group.
         temperature, top_k, top_p: as for `Session.step`.
         seeds: one for all sessions, or integers [B], one for each.
 
