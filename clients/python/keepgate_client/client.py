@@ -168,8 +168,8 @@ class Client:
     ) -> Group:
         """One call for frames of many sessions, an input for each; see `Group`.
 
-        sessions: session objects of this client or ids of open sessions, of one model version, each once; a
-            server takes 4,096 in one group.
+        sessions: session objects of this client or ids of open sessions, of one model version, each once. A
+            frame has at most 4,096 of them: `step` takes rows.
         temperature, top_k, top_p: as for `Session.step`.
         seeds: one for all sessions, or integers [B], one for each.
 
