@@ -32,7 +32,7 @@ from keepgate.generation import Generation
 from keepgate.keeper import ENDED, Keeper
 from keepgate.models.registry import LoadedModel, Registry
 from keepgate.residents import Residents
-from keepgate.security.principal import caller
+from keepgate.security.principal import NOBODY, caller
 from keepgate.sessions.durability import Durability
 from keepgate.sessions.history import History
 from keepgate.sessions.session import ModelKey, Session
@@ -43,6 +43,8 @@ Outcome = Job | Generation
 
 SESSION_ID_PATTERN = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 SESSION_ID_BYTES = 16
+OIP_PREFIX = "oip."
+"""How ids of the Open Inference Protocol's sequences begin. They follow from names that others may know."""
 RECOVERED_AT_ONCE = 256
 """Between so many, the event loop gets its turn: other sessions may be at work."""
 
@@ -91,17 +93,17 @@ class Directory:
         ttl: float | None = None,
         durability: Durability | None = None,
         state: bytes | None = None,
+        of_oip: bool = False,
     ) -> Session[Outcome]:
         """A new session at position 0. session_id "", ttl None and durability None leave the choice to the
         server.
 
-        state: as `Slots.read` returns it; None for zeros. Raises InvalidArgumentError, SessionExistsError,
-        SessionsExhaustedError, DrainingError, StoreUnavailableError.
+        state: as `Slots.read` returns it; None for zeros. of_oip: as `begin`. Raises InvalidArgumentError,
+        SessionExistsError, SessionsExhaustedError, DrainingError, StoreUnavailableError.
         """
         await self.keeper.ended(session_id)
-        return await self.begin(
-            model, session_id, self.residents(model.key).history(0, state), ttl=ttl, durability=durability
-        )
+        history = self.residents(model.key).history(0, state)
+        return await self.begin(model, session_id, history, ttl=ttl, durability=durability, of_oip=of_oip)
 
     async def begin(
         self,
@@ -113,11 +115,13 @@ class Directory:
         durability: Durability | None,
         twin_of: Session[Outcome] | None = None,
         field: str = "session_id",
+        of_oip: bool = False,
     ) -> Session[Outcome]:
         """A new session with a history, or a copy of the one that has it. Arguments and errors as for `open`.
 
-        field: what the request calls the new session's id. A store must know the end of an earlier one of
-        the same id: see `Keeper.ended`.
+        field: what the request calls the new session's id. of_oip: whether it is a sequence of the Open
+        Inference Protocol; a principal's other ids must not begin with OIP_PREFIX. A store must know the end
+        of an earlier one of the same id: see `Keeper.ended`.
         """
         if self.draining.is_set():
             raise DrainingError
@@ -126,6 +130,11 @@ class Directory:
             raise InvalidArgumentError(
                 field, f"{session_id[:129]!r}", "1 to 128 characters of [A-Za-z0-9._~-]"
             )
+        principal = caller()
+        if session_id.startswith(OIP_PREFIX) and principal != NOBODY and not of_oip:
+            raise InvalidArgumentError(
+                field, repr(session_id), f"another beginning: {OIP_PREFIX!r} is the Open Inference Protocol's"
+            )
         ttl = self._checked_ttl(ttl)
         durability = self.settings.durability if durability is None else durability
         self.keeper.check_usable(durability)
@@ -133,7 +142,7 @@ class Directory:
         self.table.check_absent(session_id)
         if self.keeper.is_stranded(session_id) or self.keeper.is_ending(session_id):
             raise SessionExistsError(session_id)
-        principal, limit = caller(), self.settings.max_sessions_per_principal
+        limit = self.settings.max_sessions_per_principal
         if limit and self.table.count_of(principal) >= limit:
             raise PrincipalSessionsExhaustedError(limit)
         limit = self.settings.max_sessions

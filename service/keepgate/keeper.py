@@ -106,6 +106,13 @@ class Keeper:
         if stranded is not None and stranded.principal == principal:
             raise stranded.error.with_traceback(None)
 
+    def end_stranded(self, session_id: str) -> None:
+        """End a session that `check_here` refused; `ended` tells when the store knows."""
+        held = self._stranded.pop(session_id).held
+        meta, journal = Meta.unpack(held.items[META]), self._journal(Durability.ALWAYS)
+        keeping = Keeping(session_id, meta, journal, held.epoch, None, durable=held.position)
+        self.over(keeping, SessionClosedError)
+
     def is_stranded(self, session_id: str) -> bool:
         """Whether the session is this server's, but its model is not."""
         return session_id in self._stranded

@@ -10,6 +10,12 @@ from google.protobuf.json_format import MessageToDict
 from triton_client.common import infer, number, refused
 
 
+def ready(address: str, model: str) -> list[bool]:
+    """Whether the server lives, is ready, and has the model."""
+    with triton.InferenceServerClient(address) as client:
+        return [client.is_server_live(), client.is_server_ready(), client.is_model_ready(model)]
+
+
 def told(address: str, model: str) -> dict[str, Any]:
     """All that can be asked without a change."""
     with triton.InferenceServerClient(address) as client:

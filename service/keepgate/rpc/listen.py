@@ -76,6 +76,7 @@ def add_services(
 ) -> health.aio.HealthServicer:
     """Everything that clients may call. guard: around what is Keepgate's own."""
     guarded = guard.around(server)
+    status = health.aio.HealthServicer()
     sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
         SequencesServicer(sequences), guarded
     )
@@ -83,9 +84,8 @@ def add_services(
         ModelsServicer(sequences), guarded
     )
     grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-        InferenceServicer(sequences, swap), guarded
+        InferenceServicer(sequences, swap, status), guarded
     )
-    status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return status

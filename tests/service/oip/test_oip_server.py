@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from keepgate import __version__
 from keepgate_protos.oip import grpc_service_pb2, model_config_pb2
 from support.descriptors import described
+from support.operator import operate
+from support.repositories import characters_spec, write_model
 from support.servers import ServerProcess
 from triton_client.process import TritonProcess
 
@@ -94,3 +98,19 @@ def test_messages_are_those_of_tritons_client(triton: TritonProcess) -> None:
         for member, what in members.items():
             assert config[name][member] == what, f"{name}.{member}"
     assert {"inference.ModelConfig", "inference.ModelSequenceBatching", "inference.DataType"} <= set(ours)
+
+
+def test_a_server_with_a_refused_model_is_not_ready(
+    triton: TritonProcess, start_server: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    write_model(models, "letters", 1, characters_spec())
+    bad = models / "bad" / "1" / "model.safetensors"
+    bad.parent.mkdir(parents=True)
+    bad.write_bytes(b"no model")
+    server = start_server(models=models)
+    assert triton.run("server.ready", server.address, "letters") == [True, False, True]
+    shutil.rmtree(bad.parents[1])
+    with operate(server) as operator:
+        operator.reload()
+    assert triton.run("server.ready", server.address, "letters") == [True, True, True]

@@ -14,8 +14,10 @@ from keepgate.errors import (
     DrainingError,
     InvalidArgumentError,
     ModelNotFoundError,
+    RequestError,
     SequenceNotStartedError,
     SessionGoneError,
+    SessionModelError,
 )
 from keepgate.models.registry import LoadedModel, Registry
 from keepgate.replay import run_from
@@ -75,7 +77,8 @@ class Inference:
     async def admit(self, request: pb.ModelInferRequest, parameters: Parameters) -> Admitted:
         """Take a request. Those of one sequence are done in the order in which they were admitted.
 
-        Raises RequestError; then nothing of the request is applied.
+        Raises RequestError; then nothing of the request is applied. A START that is refused leaves the live
+        sequence as it is, unless the store fails or a drain begins in the middle of it: then that is over.
         """
         deadline = time.perf_counter() + parameters.timeout * MICROSECOND if parameters.timeout else 0.0
         if not parameters.sequence:
@@ -84,11 +87,19 @@ class Inference:
         if parameters.start:
             model = find_model(self._sequences.registry, request.model_name, request.model_version)
             inputs, outputs, options = self._parts(request, parameters, model)
-            session = await self._restart(session_id, model)
+            with self._sequences.pending.reserved(len(inputs)):
+                session = await self._restart(session_id, model)
         else:
             session, model = await self._live(request, parameters, session_id)
             inputs, outputs, options = self._parts(request, parameters, model)
-        job, replayed = self._sequences.step(session, parameters.position, inputs, options, deadline=deadline)
+        try:
+            job, replayed = self._sequences.step(
+                session, parameters.position, inputs, options, deadline=deadline
+            )
+        except RequestError:
+            if parameters.start:  # else the next step would go on from a zero state
+                self._sequences.lose(session)
+            raise
         if parameters.end:
             await self._sequences.close(session)
         return Admitted(request.id, model, outputs, [job], replayed, session_id)
@@ -127,14 +138,19 @@ class Inference:
 
     async def _restart(self, session_id: str, model: LoadedModel) -> Session[Outcome]:
         """A new session; one that has the id is ended, and what is in flight of it is still answered."""
-        if self._sequences.draining.is_set():
+        sequences = self._sequences
+        if sequences.draining.is_set():
             raise DrainingError  # and let the live one be
+        sequences.keeper.check_usable(sequences.settings.durability)
         try:
-            session = await self._sequences.find(session_id)
+            session = await sequences.find(session_id)
+        except SessionModelError:  # it could not go on anyhow
+            sequences.keeper.end_stranded(session_id)
         except SessionGoneError:
-            return await self._sequences.open(model, session_id)
-        await self._sequences.close(session)
-        return await self._sequences.open(model, session_id)
+            pass
+        else:
+            await sequences.close(session)
+        return await sequences.open(model, session_id, of_oip=True)
 
     async def _live(
         self, request: pb.ModelInferRequest, parameters: Parameters, session_id: str

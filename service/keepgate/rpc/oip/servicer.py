@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from keepgate_protos.oip import grpc_service_pb2 as pb
 from keepgate_protos.oip import grpc_service_pb2_grpc
 
@@ -32,13 +33,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
-    """The Open Inference Protocol."""
+    """The Open Inference Protocol. status: tells whether the server is ready."""
 
-    def __init__(self, sequences: Sequences, swap: Swap) -> None:
+    def __init__(self, sequences: Sequences, swap: Swap, status: health_pb2_grpc.HealthServicer) -> None:
         self._sequences = sequences
         self._registry = sequences.registry
         self._settings = sequences.settings
         self._swap = swap
+        self._status = status
         self._inference = Inference(sequences)
 
     # --- the server ---
@@ -47,7 +49,8 @@ class InferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=not self._sequences.draining.is_set())
+        health = await self._status.Check(health_pb2.HealthCheckRequest(), context)
+        return pb.ServerReadyResponse(ready=health.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def ServerMetadata(
         self, request: pb.ServerMetadataRequest, context: Context

@@ -12,12 +12,13 @@ from collections import deque
 import grpc
 from keepgate_protos.oip import grpc_service_pb2 as pb
 
-from keepgate.errors import DrainingError, RequestError
+from keepgate.errors import ConnectionAgedError, DrainingError, RequestError
 from keepgate.rpc.decode import well_formed
 from keepgate.rpc.oip.infer import Admitted, Inference
 from keepgate.rpc.oip.parameters import parameters_from
-from keepgate.rpc.status import internal_status
+from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Sequences
+from keepgate.telemetry.calls import Call, current
 
 METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
 GRPC_ERROR = "triton_grpc_error"
@@ -38,27 +39,29 @@ class _Due:
     def is_complete(self) -> bool:
         return self.response is not None or self.error is not None
 
-    def message(self) -> pb.ModelStreamInferResponse:
-        """Every response is the only one to its request, so it is the final one."""
+    def message(self, call: Call | None) -> pb.ModelStreamInferResponse:
+        """To be made once: an error is counted. Every response is the only one to its request, so it is the
+        final one."""
         if self.response is not None:
             message = pb.ModelStreamInferResponse(infer_response=self.response)
         else:
-            message = pb.ModelStreamInferResponse(error_message=_text(self.error))
+            message = pb.ModelStreamInferResponse(error_message=_text(self.error, call))
             message.infer_response.id = self.request_id
+            told = {"request_id": call.request_id} if call is not None else {}
             if isinstance(self.error, RequestError):
-                told = {"reason": self.error.reason, **self.error.metadata}
-                for name, value in told.items():
-                    message.infer_response.parameters[f"keepgate_{name}"].string_param = value
+                told |= {"reason": self.error.reason, **self.error.metadata}
+            for name, value in told.items():
+                message.infer_response.parameters[f"keepgate_{name}"].string_param = value
         message.infer_response.parameters["triton_final_response"].bool_param = True
         return message
 
 
-def _text(error: Exception | None) -> str:
-    if isinstance(error, RequestError):
-        return str(error)
+def _text(error: Exception | None, call: Call | None) -> str:
     if error is None:
         raise RuntimeError("an answer that is not complete")
-    return str(internal_status(error, METHOD).message)
+    if isinstance(error, RequestError):
+        return str(to_status(error, call).message)
+    return str(internal_status(error, METHOD, call).message)
 
 
 class InferStream:
@@ -72,33 +75,47 @@ class InferStream:
     ) -> None:
         self._inference = inference
         self._context = context
+        self._call = current()
         self._draining = sequences.draining
+        self._age = sequences.settings.connection_age_seconds
         self._limit = sequences.settings.max_stream_pending
         self._all_fatal = (GRPC_ERROR, "true") in tuple(context.invocation_metadata() or ())
         self._due: deque[_Due] = deque()
+        self._taking = False  # a request, whose answer will be due
+        self._ending = False  # nothing more is to be read
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until the client half-closes and has all answers, or the server drains.
+        """Serve until the client half-closes and has all answers, the server drains, or the stream is old.
 
-        Raises DrainingError in the latter case, when all that was read is answered, InvalidArgumentError
-        after a request that does not parse, and the first error if the client wants that to end the stream.
+        Raises DrainingError and ConnectionAgedError in the latter cases, when all that was taken is answered,
+        InvalidArgumentError after a request that does not parse, and the first error if the client wants that
+        to end the stream.
         """
         reader = asyncio.ensure_future(self._read())
         drain = asyncio.ensure_future(self._draining.wait())
         reader.add_done_callback(lambda _: self._wake.set())
-        drain.add_done_callback(lambda _: reader.cancel())
+        drain.add_done_callback(lambda _: self._end(reader))
+        end = asyncio.get_running_loop().call_later(self._age, self._end, reader) if self._age else None
         try:
             await self._write(reader)
             if reader.cancelled():
-                raise DrainingError
+                raise DrainingError if self._draining.is_set() else ConnectionAgedError
             reader.result()
         finally:
+            if end is not None:
+                end.cancel()
             if reader.done() and not reader.cancelled():
                 reader.exception()  # an error that was raised before this one has told enough
             reader.cancel()
             drain.cancel()
+
+    def _end(self, reader: asyncio.Task[None]) -> None:
+        """Read no more. A request that waits for the store may be half done: it goes on to its answer."""
+        self._ending = True
+        if not self._taking:
+            reader.cancel()
 
     async def _read(self) -> None:
         while isinstance(
@@ -107,7 +124,11 @@ class InferStream:
             while len(self._due) >= self._limit:
                 self._room.clear()
                 await self._room.wait()
+            self._taking = True
             await self._take(request)
+            self._taking = False
+            if self._ending:
+                raise asyncio.CancelledError
 
     async def _write(self, reader: asyncio.Future[None]) -> None:
         while True:
@@ -115,7 +136,7 @@ class InferStream:
                 due = self._due[0]
                 if due.error is not None and (due.fatal or self._all_fatal):
                     raise due.error
-                await self._context.write(due.message())
+                await self._context.write(due.message(self._call))
                 self._due.popleft()
                 self._room.set()
             if reader.done() and not self._due:
