@@ -283,7 +283,7 @@ class Directory:
     def _adopt(self, held: Held) -> None:
         """Raises SessionGoneError, SessionModelError."""
         if held.ended:
-            # Whose it was, no store keeps: on a server with principals it is forgotten.
+            # Whose it was, no store keeps: on a server with principals it is forgotten, unless it ended here.
             self.table.remember(held.session_id, ENDED.get(held.ended, SessionLostError))
             return
         keeping, model = self.keeper.adopt(held)

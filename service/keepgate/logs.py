@@ -4,13 +4,18 @@ way."""
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from keepgate.telemetry.calls import add_call
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What moves a terminal's cursor, and what ends a line."""
+TRACEBACKS = ("exception", "stack")
 
 
 def configure_logs(log_format: Literal["human", "json"], level: str) -> None:
@@ -27,7 +32,8 @@ def configure_logs(log_format: Literal["human", "json"], level: str) -> None:
     else:
         # Plain tracebacks: the fancy ones print local variables, and those hold what users sent.
         plain = structlog.dev.plain_traceback
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        last = [escape_controls, console]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -53,6 +59,14 @@ def configure_logs(log_format: Literal["human", "json"], level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A structlog processor: a line for people stays one line, and moves no cursor."""
+    for name, value in event.items():
+        if isinstance(value, str) and name not in TRACEBACKS:
+            event[name] = CONTROLS.sub(lambda found: repr(found[0])[1:-1], value)
+    return event
 
 
 def _is_no_dead_call(record: logging.LogRecord) -> bool:

@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health
 from keepgate_kernels import cpu_info
 
 from keepgate import __version__, memory, ready
@@ -26,6 +25,7 @@ from keepgate.logs import configure_logs
 from keepgate.models.registry import LoadReport, load_repository
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.guard import CallGuard
+from keepgate.rpc.health import HealthServicer
 from keepgate.rpc.listen import SERVICES, add_services, join, listen, options, start_admin
 from keepgate.rpc.readiness import Readiness
 from keepgate.security.security import Security
@@ -44,7 +44,7 @@ FLUSH_SECONDS = 1.0
 """What calls that outlive the drain, or were cut off, have to hear that it is over; and what the store gets
 to take the rest, if the drain has used its time up."""
 STOP_SECONDS = 5.0
-"""What a batch and the stores get to come to an end; then the process ends without them."""
+"""What a listener, a batch and the stores get to come to an end; then the process ends without them."""
 HUNG = 1
 """Exit code of a server that did not wait for its store."""
 SWITCH_SECONDS = 5e-4
@@ -114,7 +114,7 @@ async def _serve(settings: Settings) -> None:
             background.append(asyncio.ensure_future(_watch(settings, swap)))
         try:
             await _until_stopped(settings, server, sequences, guard, status, signals)
-            await admin_server.stop(FLUSH_SECONDS)
+            await _stop_server(admin_server)
             log.info("stopped")
         finally:
             for task in background:
@@ -158,23 +158,31 @@ async def _until_stopped(
     server: grpc.aio.Server,
     sequences: Sequences,
     guard: CallGuard,
-    status: health.aio.HealthServicer,
+    status: HealthServicer,
     signals: Signals,
 ) -> None:
     await signals.first.wait()
     end = time.monotonic() + settings.drain_seconds
     log.info("draining", calls=guard.in_flight, seconds=settings.drain_seconds)
     sequences.drain()
-    await status.enter_graceful_shutdown()
+    status.enter_graceful_shutdown()
     await _first_of(guard.wait_idle(), signals.second.wait(), settings.drain_seconds)
     if guard.in_flight:
         log.warning("calls cut off", calls=guard.in_flight)
         guard.cut()
-    await server.stop(FLUSH_SECONDS)
+    await _stop_server(server)
     # All that was answered up to here is in the store before the end, if the store works.
     left = 0.0 if signals.second.is_set() else end - time.monotonic()
     if not await _first_of(sequences.flush(), signals.second.wait(), max(left, FLUSH_SECONDS)):
         log.error("sessions not stored", reason="the store did not take them before the drain's end")
+
+
+async def _stop_server(server: grpc.aio.Server) -> None:
+    """End its calls, and wait for that so long at most."""
+    stop = asyncio.ensure_future(server.stop(FLUSH_SECONDS))
+    done, _ = await asyncio.wait([stop], timeout=FLUSH_SECONDS + STOP_SECONDS)
+    if not done:
+        log.error("a listener does not stop", seconds=FLUSH_SECONDS + STOP_SECONDS)
 
 
 async def _first_of(

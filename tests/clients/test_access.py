@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ from support.servers import ServerProcess
 from support.tokens import TokenFile
 
 Start = Callable[..., ServerProcess]
+PROXY_SECONDS = 20.0
+"""What a call gets that must not wait for a proxy which never answers."""
 LOCAL = [
     "127.0.0.1:8001",
     "127.8.8.8:1",
@@ -124,6 +127,32 @@ def test_every_call_shows_the_token(start_server: Start, tmp_path: Path) -> None
         client.models()
     with Client(server.address, token="kg_wrong") as client, pytest.raises(TokenInvalidError):  # noqa: S106
         client.models()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_token_in_plain_text_goes_past_a_proxy(
+    start_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    file = TokenFile(tmp_path / "tokens.toml")
+    token = file.add("alice")
+    server = start_server(tokens_file=file.path)
+    for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+
+        async def models() -> bool:
+            async with AsyncClient(server.address, token=token, timeout=PROXY_SECONDS) as one:
+                return bool(await one.models())
+
+        if asynchronous:
+            assert asyncio.run(models())
+        else:
+            with Client(server.address, token=token, timeout=PROXY_SECONDS) as client:
+                assert client.models()
+        with pytest.raises(BlockingIOError):  # nobody has called
+            proxy.accept()
 
 
 def test_an_expired_token(start_server: Start, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-from grpc_health.v1 import health
 from keepgate.config import Settings, load_settings
 from keepgate.errors import SessionGoneError, StepsExhaustedError
 from keepgate.keeper import Keeper
@@ -28,6 +27,7 @@ from keepgate.logs import configure_logs
 from keepgate.models.registry import load_repository
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.guard import CallGuard
+from keepgate.rpc.health import HealthServicer
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
 from keepgate.rpc.oip.servicer import InferenceServicer
 from keepgate.sequences import Sequences
@@ -290,7 +290,7 @@ async def serve(seen: Counter[str]) -> AsyncIterator[Served]:
         )
         models_pb2_grpc.add_ModelsServicer_to_server(ModelsServicer(sequences), guarded)  # type: ignore[no-untyped-call]
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            InferenceServicer(sequences, swap, health.aio.HealthServicer()), guarded
+            InferenceServicer(sequences, swap, HealthServicer()), guarded
         )
         drain = AdminServicer(sequences, swap, guard, lambda: None)  # a drain would be the end
         admin_pb2_grpc.add_AdminServicer_to_server(drain, guarded)  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from keepgate.errors import (
     SessionClosedError,
     SessionExpiredError,
     SessionGoneError,
+    SessionMovedError,
     SessionNotFoundError,
     StepMismatchError,
 )
@@ -124,6 +125,26 @@ def test_only_the_last_ends_are_remembered() -> None:
     for name in "bc":
         with pytest.raises(SessionClosedError):
             table.get(name, 0.0)
+
+
+def test_an_end_stays_its_owners() -> None:
+    table: SessionTable[str] = SessionTable()
+    for name in ("here", "moved"):
+        table.open(name, MODEL, KEEPING, 0.0, ttl=10.0, slot=0, principal="alice")
+    table.close("here", 0.0, "alice")
+    moved = table.find("moved")
+    assert moved is not None
+    table.end(moved, SessionMovedError)
+    for name in ("here", "moved"):
+        table.remember(name, SessionExpiredError)  # as a store tells it, which does not know whose it was
+    with pytest.raises(SessionClosedError):
+        table.get("here", 0.0, "alice")
+    with pytest.raises(SessionExpiredError):
+        table.get("moved", 0.0, "alice")
+    for name in ("here", "moved"):
+        for principal in ("bob", ""):
+            with pytest.raises(SessionNotFoundError):
+                table.get(name, 0.0, principal)
 
 
 def test_pages_in_order_of_creation() -> None:

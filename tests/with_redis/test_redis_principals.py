@@ -47,3 +47,17 @@ def test_a_session_goes_to_its_principal_alone(
         wait_for(lambda: hers.step(session, "d", 3).position == 4)
         assert redis.client().hmget(key, "owner", "epoch") != owned
         assert failure(lambda: his.position(session)).reason == "SESSION_NOT_FOUND"
+
+
+def test_an_end_is_told_to_its_principal_alone(
+    redis: RedisServer, start_server: Start, tmp_path: Path
+) -> None:
+    file = TokenFile(tmp_path / "tokens.toml")
+    alice, bob = file.add("alice"), file.add("bob")
+    server = start_server(store=redis.url, durability="always", tokens_file=file.path)
+    with connect_as(server.address, alice) as hers, connect_as(server.address, bob) as his:
+        session = hers.open()
+        hers.close(session)
+        for _ in range(2):
+            assert failure(lambda: hers.position(session)).reason == "SESSION_CLOSED"
+            assert failure(lambda: his.position(session)).reason == "SESSION_NOT_FOUND"

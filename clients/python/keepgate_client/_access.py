@@ -13,6 +13,8 @@ import grpc
 Metadata = tuple[tuple[str, str], ...]
 Pem = str | Path | bytes
 """The path of a PEM file, or what would be in it."""
+NO_PROXY = ("grpc.enable_http_proxy", 0)
+"""Of a channel in plain text that carries a token: a proxy of the environment's would read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Access:
         if self.credentials is not None:
             return secure(self.target, self.credentials, options)
         if not self.tls:
-            return plain(self.target, options)
+            return plain(self.target, options if self.token is None else [*options, NO_PROXY])
         tls = TLS() if self.tls is True else self.tls
         return secure(self.target, tls.credentials(), [*options, *tls.options()])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from keepgate_protos.oip import grpc_service_pb2, grpc_service_pb2_grpc
 from keepgate_protos.v1 import (
@@ -19,6 +19,7 @@ from keepgate.config import Settings
 from keepgate.errors import ListenError
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.guard import CallGuard
+from keepgate.rpc.health import SERVICE_NAME, HealthServicer
 from keepgate.rpc.native import ModelsServicer, SequencesServicer
 from keepgate.rpc.oip.servicer import InferenceServicer
 from keepgate.security.security import Security
@@ -73,10 +74,10 @@ def _ageing(age: float, grace: float) -> list[tuple[str, int]]:
 
 def add_services(
     server: grpc.aio.Server, guard: CallGuard, sequences: Sequences, swap: Swap
-) -> health.aio.HealthServicer:
+) -> HealthServicer:
     """Everything that clients may call. guard: around what is Keepgate's own."""
     guarded = guard.around(server)
-    status = health.aio.HealthServicer()
+    status = HealthServicer()
     sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
         SequencesServicer(sequences), guarded
     )
@@ -87,7 +88,7 @@ def add_services(
         InferenceServicer(sequences, swap, status), guarded
     )
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*SERVICES, SERVICE_NAME, reflection.SERVICE_NAME), server)
     return status
 
 

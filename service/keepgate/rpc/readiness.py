@@ -10,10 +10,10 @@ all of them go on serving what they have. "keepgate.v1.*" tell that calls are an
 from __future__ import annotations
 
 import structlog
-from grpc_health.v1 import health, health_pb2
 
 from keepgate.config import Settings
 from keepgate.models.registry import Registry
+from keepgate.rpc.health import HealthServicer
 from keepgate.swap import Swap
 
 MODEL = "keepgate.model."
@@ -24,9 +24,7 @@ log = structlog.get_logger(__name__)
 class Readiness:
     """Sets what `status` answers, at the start and whenever `swap` has changed something."""
 
-    def __init__(
-        self, status: health.aio.HealthServicer, settings: Settings, registry: Registry, swap: Swap
-    ) -> None:
+    def __init__(self, status: HealthServicer, settings: Settings, registry: Registry, swap: Swap) -> None:
         self._status = status
         self._settings = settings
         self._registry = registry
@@ -37,7 +35,7 @@ class Readiness:
     async def begin(self, services: tuple[str, ...]) -> None:
         """The server answers from now on; `services` are SERVING till it drains."""
         for name in services:
-            await self._set(name, True)
+            self._status.set(name, True)
         self._swap.changed = self.update
         await self.update()
         if not self._ready:
@@ -47,18 +45,14 @@ class Readiness:
         """To be called when models have come or gone."""
         was_ready = self._ready
         self._ready = was_ready or self._settings.ready_with_refused_models or not self._swap.refused
-        await self._set("", self._ready)
+        self._status.set("", self._ready)
         serving = {model.key.name for model in self._registry if not self._registry.is_retired(model.key)}
         self._names |= serving | set(self._refused_names())
         for name in self._names:
-            await self._set(MODEL + name, name in serving)
+            self._status.set(MODEL + name, name in serving)
 
     def _refused_names(self) -> list[str]:
         """Of models whose files are refused, as far as they lie where models do."""
         root = self._settings.models
         paths = [error.path for error in self._swap.refused if error.path.is_relative_to(root)]
         return [path.relative_to(root).parts[0] for path in paths if path != root]
-
-    async def _set(self, name: str, is_serving: bool) -> None:
-        answer = health_pb2.HealthCheckResponse
-        await self._status.set(name, answer.SERVING if is_serving else answer.NOT_SERVING)

@@ -27,6 +27,16 @@ HEADER = "authorization"
 SCHEME = "bearer "
 SAN = "x509_subject_alternative_name"
 COMMON_NAME = "x509_common_name"
+UNKNOWN = "unknown"
+"""What a method is called that is none of the server's, wherever its call is noted."""
+OTHERS = frozenset(
+    {
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    }
+)
+"""Methods whose calls are not counted."""
 
 Continue = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -162,13 +172,14 @@ class Gate(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(refuse)
 
     async def _refuse(self, method: str, error: RequestError, context: Context) -> None:
-        """End a call, and have it noted: among the calls of the method if it has had one that was let in,
-        for whoever may not call may make names up."""
+        """End a call, and have it noted. A method that is not there is UNKNOWN: whoever may not call may make
+        names up, and what is noted is for people's eyes."""
 
         async def refuse(_: Any, context: Context) -> None:
             await abort(context, to_status(error))
 
-        known = self._noted.methods.get(method) or Method(method, KINDS[True, True])
+        name = method if method in OTHERS else UNKNOWN
+        known = self._noted.methods.get(method) or Method(name, KINDS[True, True])
         await self._noted.watched(refuse, known)(None, context)
 
     def _around(self, method: str, handler: Any, begin: Callable[[Context], Callable[[], None]]) -> Any:

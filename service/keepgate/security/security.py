@@ -60,6 +60,12 @@ class Security:
         settings = self._settings
         if settings.tokens_file is not None and self._served is None and not is_loopback(settings.host):
             log.warning("tokens travel in plain text", host=settings.host, expected="tls_cert and tls_key")
+        if self.gate.is_open and not is_loopback(settings.host):
+            log.warning(
+                "whoever reaches the server may do everything",
+                host=settings.host,
+                expected="tokens_file, or tls_client_ca and tls_principal",
+            )
         if settings.admin_address and not is_loopback(settings.admin_address) and self.admin_gate.is_open:
             log.warning("the Admin service is open to the network", expected="tokens_file")
 

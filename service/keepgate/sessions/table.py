@@ -26,6 +26,7 @@ from keepgate.errors import (
     SessionGoneError,
     SessionInUseError,
     SessionLostError,
+    SessionMovedError,
     SessionNotFoundError,
     StepMismatchError,
     StepsLostError,
@@ -199,7 +200,15 @@ class SessionTable(Generic[Outcome]):
             session.entries.append(entry)
 
     def remember(self, session_id: str, how: type[SessionGoneError], principal: str = "") -> None:
-        """A session that is not here ended elsewhere, or before."""
+        """A session that is not here ended elsewhere, or before; "" if nobody knows whose it was.
+
+        An end that is known stays its owner's: only where the owner was told that it moved is this newer.
+        """
+        known, whose = self._tombstones.get(session_id, (how, principal))
+        if whose != principal:
+            if known is not SessionMovedError:
+                return
+            principal = whose
         self._tombstones[session_id] = how, principal
         self._tombstones.move_to_end(session_id)
         if len(self._tombstones) > self._tombstone_limit:

@@ -58,8 +58,11 @@ class Metrics:
         self._registry.register(ServiceCollector(sequences))
 
     def document(self, accept: str) -> tuple[bytes, str]:
-        """In the format that the Accept header prefers, and its content type."""
-        encode, content_type = choose_encoder(accept)
+        """In the format that the Accept header prefers, else as plain text, and its content type."""
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it asks for a version that is none
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
 

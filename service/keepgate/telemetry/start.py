@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from grpc_health.v1 import health, health_pb2
-
 from keepgate.config import Settings
 from keepgate.errors import ConfigError
+from keepgate.rpc.health import HealthServicer
 from keepgate.sequences import Sequences
 from keepgate.telemetry.calls import Calls
 from keepgate.telemetry.collect import Metrics
@@ -29,7 +28,7 @@ class Telemetry:
         self.calls = Calls(self._traces)
         self._http: Http | None = None
 
-    async def start(self, sequences: Sequences, status: health.aio.HealthServicer) -> str:
+    async def start(self, sequences: Sequences, status: HealthServicer) -> str:
         """Answer over HTTP; where, or "" if that is turned off. Raises ListenError."""
         if self._traces is not None:
             self._traces.sequences = sequences
@@ -38,8 +37,7 @@ class Telemetry:
             return ""
 
         async def is_ready() -> bool:
-            answer = await status.Check(health_pb2.HealthCheckRequest(), None)
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+            return status.is_serving("")
 
         self._http = Http(Metrics(self.calls, sequences).document, is_ready)
         return await self._http.start(address)

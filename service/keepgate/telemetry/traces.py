@@ -106,15 +106,16 @@ class Traces:
         carrier = {key: value for key, value in metadata if key in PARENT and isinstance(value, str)}
         parent = self._parents.extract(carrier) if carrier else None
         method = call.method
+        name = method.path.removeprefix("/")
         span = self._tracer.start_span(
-            f"{method.service}/{method.name}",
+            name,
             context=parent or Context(),
             kind=SpanKind.SERVER,
             attributes={
                 "rpc.system": "grpc",
                 "rpc.system.name": "grpc",
                 "rpc.service": method.service,
-                "rpc.method": f"{method.service}/{method.name}",
+                "rpc.method": name,
             },
         )
         if span.is_recording():

@@ -228,6 +228,7 @@ def test_admin_is_encrypted_where_the_network_sees_it(start_server: Start, tmp_p
     assert '"level": "warning"' not in server.log()
     open_one = start_server(admin_address=everywhere, host="0.0.0.0")  # noqa: S104
     wait_for(lambda: "the Admin service is open to the network" in open_one.log())
+    assert "whoever reaches the server may do everything" in open_one.log()
 
 
 def test_credentials_of_ones_own(start_server: Start, tmp_path: Path) -> None:

@@ -188,6 +188,13 @@ def test_openmetrics(server: ServerProcess) -> None:
     assert get(server, "/metrics").content_type.startswith("text/plain")
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=x", "text/plain;version=1.x"])
+def test_a_version_that_is_none_is_answered_in_plain_text(server: ServerProcess, accept: str) -> None:
+    reply = get(server, "/metrics", Accept=accept)
+    assert reply.status == 200
+    assert reply.content_type == get(server, "/metrics").content_type
+
+
 def test_the_document_names_every_metric(busy: ServerProcess, busy_wire: Wire) -> None:
     exercise(busy_wire)
     now = Metrics(busy)
