@@ -98,10 +98,22 @@ class Directory:
         state: as `Slots.read` returns it; None for zeros. Raises InvalidArgumentError, SessionExistsError,
         SessionsExhaustedError, DrainingError, StoreUnavailableError.
         """
-        await self.keeper.ended(session_id)
+        await self.clear(session_id, durability)
         return await self.begin(
             model, session_id, self.residents(model.key).history(0, state), ttl=ttl, durability=durability
         )
+
+    async def clear(self, session_id: str, durability: Durability | None) -> None:
+        """Return once a store knows the end of an earlier session of this id, "" for none.
+
+        What is to be durable the store itself refuses under an id that is taken. For other sessions a store
+        that servers share is asked. Raises SessionExistsError, StoreUnavailableError.
+        """
+        await self.keeper.ended(session_id)
+        if (self.settings.durability if durability is None else durability) is not Durability.NONE:
+            return
+        if SESSION_ID_PATTERN.fullmatch(session_id) and await self.keeper.is_taken(session_id):
+            raise SessionExistsError(session_id)
 
     async def begin(
         self,
@@ -116,8 +128,7 @@ class Directory:
     ) -> Session[Outcome]:
         """A new session with a history, or a copy of the one that has it. Arguments and errors as for `open`.
 
-        field: what the request calls the new session's id. A store must know the end of an earlier one of
-        the same id: see `Keeper.ended`.
+        field: what the request calls the new session's id. For the id, `clear` must have returned.
         """
         if self.draining.is_set():
             raise DrainingError
