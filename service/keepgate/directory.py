@@ -101,9 +101,21 @@ class Directory:
         state: as `Slots.read` returns it; None for zeros. of_oip: as `begin`. Raises InvalidArgumentError,
         SessionExistsError, SessionsExhaustedError, DrainingError, StoreUnavailableError.
         """
-        await self.keeper.ended(session_id)
+        await self.clear(session_id, durability)
         history = self.residents(model.key).history(0, state)
         return await self.begin(model, session_id, history, ttl=ttl, durability=durability, of_oip=of_oip)
+
+    async def clear(self, session_id: str, durability: Durability | None) -> None:
+        """Return once a store knows the end of an earlier session of this id, "" for none.
+
+        What is to be durable the store itself refuses under an id that is taken. For other sessions a store
+        that servers share is asked. Raises SessionExistsError, StoreUnavailableError.
+        """
+        await self.keeper.ended(session_id)
+        if (self.settings.durability if durability is None else durability) is not Durability.NONE:
+            return
+        if SESSION_ID_PATTERN.fullmatch(session_id) and await self.keeper.is_taken(session_id):
+            raise SessionExistsError(session_id)
 
     async def begin(
         self,
@@ -120,8 +132,8 @@ class Directory:
         """A new session with a history, or a copy of the one that has it. Arguments and errors as for `open`.
 
         field: what the request calls the new session's id. of_oip: whether it is a sequence of the Open
-        Inference Protocol; a principal's other ids must not begin with OIP_PREFIX. A store must know the end
-        of an earlier one of the same id: see `Keeper.ended`.
+        Inference Protocol; a principal's other ids must not begin with OIP_PREFIX. For the id, `clear` must
+        have returned.
         """
         if self.draining.is_set():
             raise DrainingError

@@ -144,6 +144,16 @@ class Keeper:
         except StoreError as error:
             raise StoreUnavailableError from error
 
+    async def is_taken(self, session_id: str) -> bool:
+        """Whether a live session of this id is in the shared store. Raises StoreUnavailableError."""
+        lasting = self._lasting
+        if lasting is None or not self.is_shared:
+            return False
+        try:
+            return await lasting.call(lambda: lasting.store.meta(session_id)) is not None
+        except StoreError as error:
+            raise StoreUnavailableError from error
+
     def adopt(self, held: Held) -> tuple[Keeping, LoadedModel]:
         """The lasting part of a session that came from the store.
 

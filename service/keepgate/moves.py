@@ -29,16 +29,17 @@ async def fork(
     `Sequences.open`.
     """
     sequences.check_idle(session)
-    await sequences.keeper.ended(session_id)
+    meta = session.keeping.meta
+    durability = meta.durability if durability is None else durability
+    await sequences.clear(session_id, durability)
     history = await sequences.residents(session.model).recall(session)
     sequences.check_idle(session)
-    meta = session.keeping.meta
     return await sequences.begin(
         sequences.model_of(session),
         session_id,
         history.fork(),
         ttl=meta.ttl if ttl is None else ttl,
-        durability=meta.durability if durability is None else durability,
+        durability=durability,
         twin_of=session,
         field="fork_id",
     )
@@ -117,6 +118,6 @@ async def import_session(
         )
     if not model.network.takes(state):
         raise InvalidArgumentError("blob", "an h beyond 1", "from -1 to 1, where int8 has its scale")
-    await sequences.keeper.ended(session_id)
+    await sequences.clear(session_id, durability)
     history = sequences.residents(model.key).history(header.position, state)
     return await sequences.begin(model, session_id, history, ttl=ttl, durability=durability)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from keepgate_protos.v1 import sequences_pb2 as pb
 from support.operator import wait_for
 from support.redis_server import RedisServer
 from support.servers import ServerProcess
@@ -61,3 +62,32 @@ def test_an_end_is_told_to_its_principal_alone(
         for _ in range(2):
             assert failure(lambda: hers.position(session)).reason == "SESSION_CLOSED"
             assert failure(lambda: his.position(session)).reason == "SESSION_NOT_FOUND"
+
+
+def test_nobody_takes_an_id_that_is_another_servers(
+    redis: RedisServer, start_server: Start, tmp_path: Path
+) -> None:
+    file = TokenFile(tmp_path / "tokens.toml")
+    alice, bob = file.add("alice"), file.add("bob")
+    settings = {"store": redis.url, "durability": "none", "tokens_file": file.path}
+    first, second = start_server(**settings), start_server(**settings)
+    always = pb.DURABILITY_ALWAYS
+    with (
+        connect_as(first.address, alice) as before,
+        connect_as(second.address, alice) as hers,
+        connect_as(second.address, bob) as his,
+    ):
+        session = before.open(session_id="taken", durability=always)
+        own = his.open()
+        blob = his.export(own)
+        attempts = [
+            lambda: his.open(session_id=session, durability=pb.DURABILITY_NONE),
+            lambda: his.open(session_id=session, durability=always),
+            lambda: hers.open(session_id=session, durability=pb.DURABILITY_NONE),
+            lambda: his.fork(own, fork_id=session),
+            lambda: his.import_session(blob, session_id=session),
+        ]
+        for attempt in attempts:
+            assert failure(attempt).reason == "SESSION_EXISTS"
+        before.close(session)
+        assert his.open(session_id=session) == session
