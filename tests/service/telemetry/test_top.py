@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -69,8 +70,15 @@ def test_json(traffic: ServerProcess) -> None:
     assert frame["failing_stores"] == []
 
 
+def interruptible(command: list[str]) -> list[str]:
+    """The same as from a terminal: what a shell starts in the background ignores SIGINT, its children too."""
+    code = "signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-c", f"import os, signal, sys; {code}", *command]
+
+
 def test_piped_it_goes_on_as_plain_text(server: ServerProcess) -> None:
-    command = [*KEEPGATE, "top", "--http", server.http_address, "--interval", "0.1", "--json"]
+    top = [*KEEPGATE, "top", "--http", server.http_address, "--interval", "0.1", "--json"]
+    command = interruptible(top)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
         assert process.stdout is not None
         frames = [json.loads(process.stdout.readline()) for _ in range(3)]
@@ -83,7 +91,7 @@ def test_live_in_a_terminal(traffic: ServerProcess) -> None:
     ours, theirs = pty.openpty()
     command = [*KEEPGATE, "top", "--http", traffic.http_address, "--interval", "0.2"]
     process = subprocess.Popen(
-        command,
+        interruptible(command),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
