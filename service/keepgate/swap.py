@@ -143,8 +143,15 @@ class Swap:
     async def _to_its_end(self, change: Coroutine[Any, Any, Answer]) -> Answer:
         task = asyncio.ensure_future(self._alone(change))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """A change is over, and who asked for it may have gone: a refusal is nothing for the log then."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, KeepgateError):
+            log.error("a change of the models failed", exc_info=error)
 
     async def _alone(self, change: Coroutine[Any, Any, Answer]) -> Answer:
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from keepgate_protos.v1 import admin_pb2, models_pb2
@@ -309,3 +311,15 @@ def test_memory_is_given_back(start_server: Start, models: Path) -> None:
             aside.rename(big)
             after.append(server.resident_bytes)
         assert after[-1] < after[0] + weights // 2, after
+
+
+def test_who_asked_for_a_change_that_is_refused_has_gone(server: ServerProcess, operator: Operator) -> None:
+    asked = admin_pb2.LoadRequest(name="letters", version="77")
+    for patience in range(100):  # some of them leave while the repository is read
+        with contextlib.suppress(grpc.RpcError):
+            operator.stub.Load(asked, timeout=(1 + patience % 20) / 4_000)
+    # One that stays until it is answered: then those before it have been, too.
+    assert failure(lambda: operator.load("letters/78")).reason == "MODEL_NOT_FOUND"
+    assert server.stop() == 0
+    assert '"level": "error"' not in server.log()
+    assert "never retrieved" not in server.log()
