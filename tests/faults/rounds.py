@@ -28,6 +28,8 @@ async def survive(seat: Seat, load: Load, length: Length, rounds: int, *, longes
             if rng.random() < WHILE_STARTING:
                 seat.spawn()
                 await asyncio.sleep(rng.uniform(0.1, 2.0))
+                load.history.back()  # it may have been, for a moment, and have answered
+                load.history.killed()
                 seat.kill()
             await seat.start()
             load.history.back()
