@@ -187,8 +187,7 @@ class Directory:
             if self.keeper.is_shared and not self.keeper.is_ending(session_id):
                 await self._claim(session_id, principal)
         session = self.table.get(session_id, self._clock(), principal)
-        if session.bound is not None:
-            session.bound.settle()
+        session.settle()
         return session
 
     def model_of(self, session: Session[Outcome]) -> LoadedModel:
@@ -214,8 +213,7 @@ class Directory:
         principal = caller()
         sessions, more = self.table.page(after, size, model, self._clock(), principal)
         for session in sessions:
-            if session.bound is not None:
-                session.bound.settle()
+            session.settle()
         return sessions, more, self.table.total(model, principal)
 
     def expire(self) -> int:
@@ -233,8 +231,7 @@ class Directory:
         """Raises SessionBusyError if work is in flight, SessionGoneError if the session is over."""
         if session.ended is not None:
             raise session.ended(session.session_id)
-        if session.bound is not None:
-            session.bound.settle()
+        session.settle()
         if not self.residents(session.model).is_idle(session):
             raise SessionBusyError(session.session_id, session.tail - session.position)
 

@@ -125,8 +125,7 @@ class Residents:
         """The session is over, and nothing is in flight. Its slot is free once no replay needs it."""
         if session in self._replaying:
             return
-        if session.bound is not None:
-            session.bound.suspend(session)
+        session.suspend()
         slot = session.take_free_slot()
         if slot is not None:
             self.recent.pop(session, None)
@@ -135,8 +134,7 @@ class Residents:
 
     def leave(self, session: Session[Any]) -> None:
         """Take an idle session's slot away; it comes back from its history."""
-        if session.bound is not None:
-            session.bound.suspend(session)
+        session.suspend()
         slot, session.slot = session.slot, NO_SLOT
         if slot != NO_SLOT:
             del self.recent[session]
@@ -145,8 +143,7 @@ class Residents:
     def share(self, session: Session[Any], twin: Session[Any]) -> None:
         """Give `twin` the state of an idle session: the same slot, till one of them is stepped."""
         if session.slot != NO_SLOT:
-            if session.bound is not None:
-                session.bound.suspend(session)
+            session.suspend()
             twin.slot = self.slots.share(session.slot)
             self.recent[twin] = None
 

@@ -17,10 +17,11 @@ from keepgate_protos.v1 import sequences_pb2 as pb
 from numpy.typing import NDArray
 
 from keepgate.columns import Answer, Columns
-from keepgate.errors import ConnectionAgedError, DrainingError, InvalidArgumentError, RequestError
+from keepgate.errors import InvalidArgumentError, RequestError
 from keepgate.models.registry import LoadedModel
 from keepgate.rpc.convert import MAX_FEATURE, sampling_from
 from keepgate.rpc.decode import well_formed
+from keepgate.rpc.ending import check_end, ending
 from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Sequences
 from keepgate.telemetry.calls import Call, current
@@ -57,21 +58,12 @@ class FrameStream:
         and InvalidArgumentError after a request that does not parse.
         """
         reader = asyncio.ensure_future(self._read())
-        drain = asyncio.ensure_future(self._sequences.draining.wait())
         reader.add_done_callback(lambda _: self._wake.set())
-        drain.add_done_callback(lambda _: reader.cancel())
-        age = self._sequences.settings.connection_age_seconds
-        end = asyncio.get_running_loop().call_later(age, reader.cancel) if age else None
         try:
-            await self._write(reader)
-            if reader.cancelled():
-                raise DrainingError if self._sequences.draining.is_set() else ConnectionAgedError
-            reader.result()
+            with ending(self._sequences, reader, reader.cancel):
+                await self._write(reader)
+                check_end(self._sequences, reader)
         finally:
-            if end is not None:
-                end.cancel()
-            reader.cancel()
-            drain.cancel()
             if self._columns is not None:
                 self._columns.close()
 

@@ -19,10 +19,11 @@ from keepgate_protos.v1 import sequences_pb2 as pb
 
 from keepgate.directory import Outcome
 from keepgate.engine.job import Job
-from keepgate.errors import ConnectionAgedError, DrainingError, InvalidArgumentError, RequestError
+from keepgate.errors import InvalidArgumentError, RequestError
 from keepgate.models.registry import LoadedModel
 from keepgate.rpc.convert import fill_step, step_from
 from keepgate.rpc.decode import well_formed
+from keepgate.rpc.ending import check_end, ending
 from keepgate.rpc.status import internal_status, to_status
 from keepgate.sequences import Sequences
 from keepgate.sessions.session import Session
@@ -94,23 +95,14 @@ class StepStream:
         and InvalidArgumentError after a request that does not parse.
         """
         reader = asyncio.ensure_future(self._read())
-        drain = asyncio.ensure_future(self._sequences.draining.wait())
         reader.add_done_callback(lambda _: self._rouse())
-        drain.add_done_callback(lambda _: self._end(reader))
-        age = self._sequences.settings.connection_age_seconds
-        end = self._loop.call_later(age, self._end, reader) if age else None
         self._sequences.callers += 1
         try:
-            await self._write(reader)
-            if reader.cancelled():
-                raise DrainingError if self._sequences.draining.is_set() else ConnectionAgedError
-            reader.result()
+            with ending(self._sequences, reader, lambda: self._end(reader)):
+                await self._write(reader)
+                check_end(self._sequences, reader)
         finally:
             self._sequences.callers -= 1
-            if end is not None:
-                end.cancel()
-            reader.cancel()
-            drain.cancel()
             for session in self._owned:
                 session.owner = None
 

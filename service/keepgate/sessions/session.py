@@ -108,6 +108,16 @@ class Session(Generic[Outcome]):
             return max(self.last_used, self.bound.used(self)) + self.ttl
         return self.last_used + self.ttl
 
+    def settle(self) -> None:
+        """Have position, tail and last_used, and the history, be what they are."""
+        if self.bound is not None:
+            self.bound.settle()
+
+    def suspend(self) -> None:
+        """Something else happens to the state now: what steps it must not count on where it is."""
+        if self.bound is not None:
+            self.bound.suspend(self)
+
     def take_free_slot(self) -> int | None:
         """The slot, once, when the session is over and no work needs its state; otherwise None.
 

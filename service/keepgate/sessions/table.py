@@ -246,8 +246,7 @@ class SessionTable(Generic[Outcome]):
         """End the sessions whose time is over, and return them. Work in flight keeps one alive."""
         expired: list[Session[Outcome]] = []
         for session in self._deadlines.due(now):
-            if session.bound is not None:
-                session.bound.settle()
+            session.settle()
             if session.position != session.tail:
                 session.last_used = now
                 self._deadlines.add(session)
@@ -289,8 +288,7 @@ class SessionTable(Generic[Outcome]):
         raise PositionMismatchError(session.session_id, position, session.tail)
 
     def _end(self, session: Session[Outcome], how: type[SessionGoneError]) -> None:
-        if session.bound is not None:
-            session.bound.settle()
+        session.settle()
         session.ended = how
         session.owner = None
         del self._sessions[session.session_id]

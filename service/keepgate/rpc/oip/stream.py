@@ -12,8 +12,9 @@ from collections import deque
 import grpc
 from keepgate_protos.oip import grpc_service_pb2 as pb
 
-from keepgate.errors import ConnectionAgedError, DrainingError, RequestError
+from keepgate.errors import RequestError
 from keepgate.rpc.decode import well_formed
+from keepgate.rpc.ending import check_end, ending
 from keepgate.rpc.oip.infer import Admitted, Inference
 from keepgate.rpc.oip.parameters import parameters_from
 from keepgate.rpc.status import internal_status, to_status
@@ -76,8 +77,7 @@ class InferStream:
         self._inference = inference
         self._context = context
         self._call = current()
-        self._draining = sequences.draining
-        self._age = sequences.settings.connection_age_seconds
+        self._sequences = sequences
         self._limit = sequences.settings.max_stream_pending
         self._all_fatal = (GRPC_ERROR, "true") in tuple(context.invocation_metadata() or ())
         self._due: deque[_Due] = deque()
@@ -94,22 +94,14 @@ class InferStream:
         to end the stream.
         """
         reader = asyncio.ensure_future(self._read())
-        drain = asyncio.ensure_future(self._draining.wait())
         reader.add_done_callback(lambda _: self._wake.set())
-        drain.add_done_callback(lambda _: self._end(reader))
-        end = asyncio.get_running_loop().call_later(self._age, self._end, reader) if self._age else None
         try:
-            await self._write(reader)
-            if reader.cancelled():
-                raise DrainingError if self._draining.is_set() else ConnectionAgedError
-            reader.result()
+            with ending(self._sequences, reader, lambda: self._end(reader)):
+                await self._write(reader)
+                check_end(self._sequences, reader)
         finally:
-            if end is not None:
-                end.cancel()
             if reader.done() and not reader.cancelled():
                 reader.exception()  # an error that was raised before this one has told enough
-            reader.cancel()
-            drain.cancel()
 
     def _end(self, reader: asyncio.Task[None]) -> None:
         """Read no more. A request that waits for the store may be half done: it goes on to its answer."""
