@@ -50,7 +50,7 @@ def connect_oip() -> Iterator[Callable[[ServerProcess], Any]]:
 
 def until_ended(stub: Any, when: Callable[[int], None]) -> tuple[int, grpc.RpcError]:
     """Begin and end a sequence with each request, and read till the server ends the stream: how many it has
-    answered, and how it ended. when: called with the number of each answer."""
+    answered, and how it ended. when: called with the number of each answer that is no error."""
     room: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     for number in range(1, AHEAD + 1):
         room.put(number)
@@ -60,7 +60,7 @@ def until_ended(stub: Any, when: Callable[[int], None]) -> tuple[int, grpc.RpcEr
         for answer in stub.ModelStreamInfer(requests, timeout=DEADLINE):
             if not answer.error_message:
                 answers += 1
-            when(answers)
+                when(answers)
             room.put(AHEAD + answers)
     except grpc.RpcError as error:
         return answers, error
