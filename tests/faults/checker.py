@@ -121,7 +121,7 @@ class _Session:
         self.acknowledged = 0
         self.asked_up_to = 0
         self.last_answer = 0.0
-        self.acks: dict[int, float] = {}  # end of a request to when it was acknowledged first
+        self.acks: dict[int, float] = {}  # end of a request to when its steps were acknowledged, once made
         self.seen: dict[int, bytes] = {}
 
     def follow(self, events: list[Event]) -> None:
@@ -152,6 +152,8 @@ class _Session:
             self.report.steps += asked.end - max(asked.start, self.acknowledged)
             self.acknowledged = asked.end
             self.acks[asked.end] = event.at
+        elif not event.replayed:
+            self.acks[asked.end] = event.at  # its steps were lost to a kill, and this very request made them anew
         if event.position != asked.end:
             kind = Kind.TWICE if event.position > asked.end else Kind.RESET
             self._fault(kind, asked.start, f"got position {event.position}, expected {asked.end}")

@@ -269,6 +269,23 @@ def test_a_loss_is_that_of_the_first_kill_after_the_last_answer(history: History
     assert check(history, RUN, may_lose_seconds=1.0).faults == []
 
 
+def test_a_loss_of_what_was_lost_before_and_made_anew_by_a_retry(
+    server: HashServer, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    history.kills.append((now + 0.5, now + 4.0))
+    server.forget("b", reported=True)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 5.0)
+    ask(server, history, request("b", 2))
+    history.kills.append((now + 5.5, math.inf))
+    server.forget("b", reported=True)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 7.0)
+    ask(server, history, request("b", 3))
+    report = check(history, RUN, may_lose_seconds=1.0)
+    assert report.faults == []
+    assert report.longest == pytest.approx(0.5)
+
+
 def test_a_loss_that_is_none(history: History) -> None:
     history.killed()
     history.refused(request("b", 3), "STEPS_LOST", 3 * STEPS)

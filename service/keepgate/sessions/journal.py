@@ -124,14 +124,15 @@ class Journal:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._flush:
-                self._flush = False
-                await self._beat()
-                self._urgent.update(self._patient)
-                self._patient.clear()
-            while self._urgent:
+            while self._flush or self._urgent:
+                if self._flush:  # looked at between commits: those of urgent sessions may never pause
+                    self._flush = False
+                    await self._beat()
+                    self._urgent.update(self._patient)
+                    self._patient.clear()
                 self._writing, self._urgent = self._urgent, {}
-                await self._commit(list(self._writing))
+                if self._writing:
+                    await self._commit(list(self._writing))
             if not self._patient:
                 self._idle.set()
 
