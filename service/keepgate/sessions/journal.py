@@ -23,8 +23,8 @@ from keepgate.errors import StoreError
 from keepgate.sessions.session import ModelKey
 from keepgate.sessions.stores.base import Change, Held, Refusal, Store
 
-EVERY_SECONDS = 0.75
-"""So that with the commit itself no more than the last second is at risk."""
+EVERY_SECONDS = 0.5
+"""So that with the commit itself, on a busy machine too, no more than the last second is at risk."""
 RETRY_SECONDS = 0.05
 MOST_RETRY_SECONDS = 2.0
 """The wait after a commit that failed doubles from the one to the other."""
