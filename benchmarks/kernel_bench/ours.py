@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numba
 import numpy as np
 from keepgate_kernels import Lanes, Network, Sampling
+from keepgate_kernels.cpu.network import CpuNetwork
 from keepgate_kernels.cpu.step import tick
 
 from kernel_bench.problem import KERNEL, OURS, Contender, Problem
@@ -31,8 +32,11 @@ def _repeat(network, lanes, workspace, count, repeats):  # type: ignore[no-untyp
 
 def measure_kernel(network: Network, lanes: Lanes, repeats: int) -> Callable[[], object]:
     """A call that takes the lanes' step `repeats` times in one jitted call."""
-    workspace = network._workspace()
-    return functools.partial(_repeat, network._address, lanes.address, workspace.address, len(lanes), repeats)
+    backend = network.backend
+    if not isinstance(backend, CpuNetwork):
+        raise TypeError("the kernel alone is measured on the CPU")
+    workspace = backend.workspace()
+    return functools.partial(_repeat, backend.address, lanes.address, workspace.address, len(lanes), repeats)
 
 
 class Batch:

@@ -76,6 +76,11 @@ class Lanes:
         return self._inputs
 
     @property
+    def pooled(self) -> int:
+        """Numbers of `batch.pool` that the lanes use."""
+        return self._pooled
+
+    @property
     def room(self) -> int:
         """Inputs that one more lane may have; 0 if no lane fits."""
         return 0 if self._count == self.max_lanes else self.max_inputs - self._inputs

@@ -1,22 +1,16 @@
-"""A loaded model on the CPU: weights, slots, and one call for a batch."""
+"""A loaded model: weights, slots, and one call for a batch, on the device of one's choice."""
 
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keepgate_kernels.cpu.crew import Crew
-from keepgate_kernels.cpu.memory import address_of
-from keepgate_kernels.cpu.native import native
-from keepgate_kernels.cpu.packing import pack
-from keepgate_kernels.cpu.phase import TILE
-from keepgate_kernels.cpu.step import tick
-from keepgate_kernels.cpu.workspace import Workspace, network_record
+from keepgate_kernels.cpu.network import CpuNetwork
 from keepgate_kernels.lanes import Lanes
 from keepgate_kernels.sampling import Sampling
 from keepgate_kernels.slots import Slots
@@ -24,20 +18,38 @@ from keepgate_kernels.spec import ModelSpec, TokenInput
 from keepgate_kernels.weights import check_precision, check_tensors
 from keepgate_kernels.weights import fingerprint as weights_fingerprint
 
-LEAST_SHARED_SECONDS = 250e-6
-"""A step that takes one thread less than this is not worth waking another for, which takes 30 to 80 us."""
+DEVICES = ("cpu", "cuda")
 
-READ_BYTES_PER_SECOND = 30e9
-OPERATIONS_PER_SECOND = {"fp32": 100e9, "bf16": 100e9, "int8": 400e9}
-"""What one core does of either, about; for that decision only."""
+
+class Backend(Protocol):
+    """What a device does for a `Network`."""
+
+    @property
+    def slots(self) -> Slots:
+        """The states of the sessions."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the packed weights take."""
+
+    def step(self, lanes: Lanes) -> None:
+        """See `Network.step`."""
+
+    def hidden(self, slot: int) -> list[NDArray[np.float32]]:
+        """See `Network.hidden`."""
+
+    def compile(self) -> None:
+        """Compile what a first step does not."""
 
 
 class Network:
     """Packed weights and the state of up to `slots` sessions.
 
     tensors: canonical float32 arrays with the names and shapes of `spec.tensors()`. precision: one of
-    PRECISIONS, how weights are held and multiplied. threads: how many a heavy step may use.
-    Raises WeightsError if the tensors do not fit the spec, ValueError for another argument.
+    PRECISIONS, how weights are held and multiplied. threads: how many a heavy step may use on the CPU.
+    device: one of DEVICES; "cuda" is the process's current CUDA device and needs keepgate-kernels[cuda].
+    Raises WeightsError if the tensors do not fit the spec, ValueError for another argument, DeviceError
+    (`keepgate_kernels.errors`) if the device is missing or full.
     """
 
     def __init__(
@@ -48,76 +60,57 @@ class Network:
         slots: int,
         precision: str = "fp32",
         threads: int = 1,
+        device: str = "cpu",
     ) -> None:
         check_precision(precision)
         if threads < 1:
             raise ValueError(f"threads: got {threads}, expected at least 1")
+        if device not in DEVICES:
+            raise ValueError(f"device: got {device!r}, expected one of {', '.join(DEVICES)}")
         check_tensors(spec, tensors)
         self.spec = spec
         self.precision = precision
+        self.device = device
         self.fingerprint = weights_fingerprint(spec, tensors)
-        self.slots = Slots(spec, slots)
-        self._packed = pack(spec, tensors, precision)
-        self._native = native(precision)
-        self._record = network_record(self._native, self._packed, self.slots.state)
-        self._address = address_of(self._record)
-        self._workspaces = threading.local()
-        self._crew = Crew(threads - 1) if threads > 1 else None
         products = sum(math.prod(shape) for shape in spec.tensors().values() if len(shape) == 2)
         if isinstance(spec.input, TokenInput):  # folded, or looked up
             products -= spec.input.vocabulary_size * spec.input.embedding_size
         self._flops_per_step = 2 * products
-        # Of one input, alone in its pass over the weights; more of them take no longer each.
-        self._most_seconds = max(
-            self._packed.weights.nbytes / READ_BYTES_PER_SECOND,
-            self._flops_per_step / OPERATIONS_PER_SECOND[precision],
-        )
+        self.backend: Backend
+        if device == "cuda":
+            from keepgate_kernels.cuda.network import CudaNetwork  # noqa: PLC0415  # needs numba-cuda
+
+            self.backend = CudaNetwork(spec, tensors, slots=slots, precision=precision)
+        else:
+            self.backend = CpuNetwork(
+                spec,
+                tensors,
+                slots=slots,
+                precision=precision,
+                threads=threads,
+                flops_per_step=self._flops_per_step,
+            )
+        self.slots = self.backend.slots
+        self.step: Callable[[Lanes], None] = self.backend.step
+        """Apply the lanes' inputs to their slots and fill in their answers, without the GIL.
+
+        Threads may call it with lanes of their own and slots that are not shared; on the CPU they step at the
+        same time, on another device one after the other. Raises DeviceError if the device fails.
+        """
 
     @property
     def weight_bytes(self) -> int:
         """Memory that the packed weights take."""
-        return self._packed.weights.nbytes
+        return self.backend.weight_bytes
 
     @property
     def flops_per_step(self) -> int:
         """Operations of one input's matrix products, two for each multiply-add; for estimates of cost."""
         return self._flops_per_step
 
-    def step(self, lanes: Lanes) -> None:
-        """Apply the lanes' inputs to their slots and fill in their answers: one jitted call, no GIL.
-
-        Threads may step at the same time with lanes of their own and slots that are not shared.
-        """
-        workspace = self._workspace()
-        if (
-            self._crew is None
-            or lanes.inputs * self._most_seconds < LEAST_SHARED_SECONDS
-            or self._seconds(lanes) < LEAST_SHARED_SECONDS
-        ):
-            tick(self._address, lanes.address, workspace.address, len(lanes))
-            return
-        with self._crew.joined(workspace):
-            tick(self._address, lanes.address, workspace.address, len(lanes))
-
-    def _seconds(self, lanes: Lanes) -> float:
-        """About how long one thread will take: what the products need, or reading the weights for them."""
-        passes = lanes.inputs / min(len(lanes), TILE)
-        reading = passes * self.weight_bytes / READ_BYTES_PER_SECOND
-        return max(reading, lanes.inputs * self.flops_per_step / OPERATIONS_PER_SECOND[self.precision])
-
-    def _workspace(self) -> Workspace:
-        try:
-            workspace: Workspace = self._workspaces.own
-        except AttributeError:
-            workspace = self._workspaces.own = Workspace(self._packed, self.precision)
-        return workspace
-
     def hidden(self, slot: int) -> list[NDArray[np.float32]]:
         """Copies of the hidden state of every layer, float32 [P] each."""
-        return [
-            self.slots.state.h[index, slot, : layer.output_size].copy()
-            for index, layer in enumerate(self.spec.layers)
-        ]
+        return self.backend.hidden(slot)
 
     def takes(self, state: bytes) -> bool:
         """Whether the network can go on from a state, as `Slots.read` returns it, that is not of its own
@@ -150,7 +143,6 @@ class Network:
         lanes = Lanes(self.spec, max_lanes=1, max_inputs=1)
         lanes.add(slot, inputs, position=1, sampling=Sampling(), score=takes_tokens)
         self.step(lanes)
-        if self._crew is not None:
-            self._crew.compile(self._workspace())
+        self.backend.compile()
         self.slots.release(slot)
         return time.perf_counter() - begin

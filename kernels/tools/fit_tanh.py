@@ -1,4 +1,4 @@
-"""Fit the rational tanh of `keepgate_kernels.cpu.activations` and print its coefficients and errors.
+"""Fit the rational tanh of `keepgate_kernels.tanh` and print its coefficients and errors.
 
 tanh(x) = x P(u) / Q(u), u = x^2, on |x| <= 8: linearised least squares (Sanathanan and Koerner, 1963) on
 Chebyshev nodes, reweighted (Lawson, 1961) until the relative error is nearly equal everywhere.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-import keepgate_kernels.network as network_module
+import keepgate_kernels.cpu.network as network_module
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -48,7 +48,7 @@ def answers(network: Network, sequences: np.ndarray, batch: int, steps: int) -> 
         for lane, slot in enumerate(slots):
             assert slot is not None
             state = b"".join(h.tobytes() for h in network.hidden(slot))
-            state += network.slots.state.c[:, slot].tobytes()
+            state += network.slots.read(slot)
             token, log_probability = lanes.token(lane), lanes.log_probability(lane)
             if takes_tokens:
                 tokens, log_probabilities = lanes.top(lane)

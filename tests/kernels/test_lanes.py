@@ -12,6 +12,7 @@ from keepgate_kernels import CellKind, Lanes, ModelSpec, Network, Sampling, samp
 from keepgate_kernels.lane import ANSWERED, one_input_each
 from keepgate_kernels.lanes import KEPT_POOL
 from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
+from support.states import fill
 
 
 def network_of(spec: ModelSpec, slots: int = 1, **tensors: Any) -> Network:
@@ -50,7 +51,7 @@ def test_answers_are_those_of_the_logits(
     network.step(lanes)
     everything = Lanes(spec)
     for slot in range(len(options)):
-        network.slots.state.h[:, slot] = network.slots.state.c[:, slot] = 0
+        fill(network.slots, slot, 0)
         everything.add(slot, inputs[slot], position=position, sampling=Sampling(), logits=True)
     network.step(everything)
     for lane, (sampling, share, wants_logits) in enumerate(options):
@@ -144,7 +145,7 @@ def test_numbers_that_are_not_finite_are_found(fault: np.float32, row: int) -> N
         weight = np.zeros((11, 8), np.float32)
         weight[row, :2] = fault
         network, lanes = network_of(spec, 3, **{"head.weight": weight}), Lanes(spec)
-        network.slots.state.h[:, 1] = 100
+        fill(network.slots, 1, 100)
         for slot, predict in ((0, False), (1, True), (1, False)):
             lanes.clear()
             lanes.add(slot, random_inputs(spec, (1,)), position=1, sampling=Sampling(), predict=predict)
@@ -157,8 +158,8 @@ def test_one_lane_that_is_not_finite_leaves_the_others() -> None:
     spec = token_spec("rnn_relu")
     tensors = {"head.weight": np.full((11, 8), 1e38, np.float32)}
     network, lanes = network_of(spec, 5, **tensors), Lanes(spec)
-    network.slots.state.h[:, 2] = 1e6
-    network.slots.state.h[:, 3] = 1e6
+    fill(network.slots, 2, 1e6)
+    fill(network.slots, 3, 1e6)
     for slot in range(5):
         tokens = np.zeros(3, np.uint32)
         scores = slot in (3, 4)

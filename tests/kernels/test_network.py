@@ -12,7 +12,7 @@ import keepgate_kernels
 import numpy as np
 import pytest
 from keepgate_kernels import PRECISIONS, CellKind, Network, WeightsError, cpu_info
-from keepgate_kernels.slots import Slots
+from keepgate_kernels.cpu.slots import CpuSlots
 from keepgate_kernels.weights import fingerprint
 from support.random_models import feature_spec, random_tensors, token_spec
 
@@ -59,7 +59,7 @@ def test_fingerprint_tells_weights_and_specs_apart() -> None:
 
 def test_slots_come_back_zeroed() -> None:
     spec = token_spec(hidden=(8, 3))
-    slots = Slots(spec, 3)
+    slots = CpuSlots(spec, 3)
     taken = [slots.allocate() for _ in range(3)]
     assert sorted(slot for slot in taken if slot is not None) == [0, 1, 2]
     assert slots.allocate() is None

@@ -26,6 +26,7 @@ from keepgate_kernels import (
 from keepgate_kernels.spec import TokenInput
 from numpy.typing import NDArray
 from support.random_models import Tensors, feature_spec, random_inputs, random_tensors, token_spec
+from support.states import get, put
 
 CLOSE = 5e-6
 LOOSE = {"fp32": 2e-5, "bf16": 0.03, "int8": 0.08}
@@ -91,9 +92,7 @@ def test_a_step_from_exact_numbers(
     for lane in range(lanes):
         slot = network.slots.allocate()
         assert slot == lane
-        network.slots.state.h[0, slot, :hidden] = states[lane]
-        if kind in WITH_CELL_STATE:
-            network.slots.state.c[0, slot, :hidden] = cells[lane]
+        put(network.slots, slot, [(states[lane], cells[lane] if kind in WITH_CELL_STATE else [])])
         batch.add(slot, inputs[lane][None], position=1, sampling=Sampling())
     network.step(batch)
     for lane in range(lanes):
@@ -101,7 +100,7 @@ def test_a_step_from_exact_numbers(
         outputs, ((h, c),) = reference.step(spec, seen, [(states[lane].astype(np.float64), c)], inputs[lane])
         np.testing.assert_allclose(network.hidden(lane)[0], h, atol=CLOSE, rtol=CLOSE)
         if kind in WITH_CELL_STATE:
-            np.testing.assert_allclose(network.slots.state.c[0, lane, :hidden], c, atol=CLOSE, rtol=CLOSE)
+            np.testing.assert_allclose(get(spec, network.slots, lane)[0][1], c, atol=CLOSE, rtol=CLOSE)
         np.testing.assert_allclose(batch.outputs(lane), outputs, atol=LOOSE[precision])
 
 

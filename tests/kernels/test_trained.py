@@ -41,7 +41,7 @@ def run(network: Network, inputs: np.ndarray, batch: int) -> list[bytes]:
             lanes.add(slot, sequence, position=len(sequence), sampling=Sampling(), predict=False)
         network.step(lanes)
         for slot in slots:
-            states.append(network.hidden(slot)[0].tobytes() + network.slots.state.c[:, slot].tobytes())
+            states.append(network.slots.read(slot))
             network.slots.release(slot)
     return states
 

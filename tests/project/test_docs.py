@@ -65,10 +65,11 @@ def test_every_rung_and_its_instructions() -> None:
 
 def test_the_architecture_names_every_module_of_the_kernels() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", text, re.MULTILINE)
-    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-    folder = ROOT / "kernels" / "keepgate_kernels" / "cpu"
-    assert sorted(named) == sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    for backend, part in zip(("cpu", "cuda"), text.split("## The CUDA backend"), strict=True):
+        rows = re.findall(r"^\| ((?:`[a-z0-9_]+`(?:, )?)+) \|", part, re.MULTILINE)
+        named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+        folder = ROOT / "kernels" / "keepgate_kernels" / backend
+        assert sorted(named) == sorted(path.stem for path in folder.glob("[a-z]*.py"))
 
 
 def test_links_lead_somewhere() -> None:

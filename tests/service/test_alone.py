@@ -16,6 +16,7 @@ from keepgate.errors import ComputationError, NotFiniteError
 from keepgate.request import NO_OPTIONS, Kind, Options, Wants, digest
 from keepgate_kernels import ModelSpec, Network, Sampling
 from support.random_models import feature_spec, random_tensors, token_spec
+from support.states import fill
 
 ONE = np.array([1], np.uint32)
 Check = Callable[[Network, Engine, list[list[Job]]], None]
@@ -119,7 +120,7 @@ def test_what_is_more_than_a_prediction_waits_for_a_batch() -> None:
 
 def test_what_is_not_finite_fails() -> None:
     def check(network: Network, engine: Engine, done: list[list[Job]]) -> None:
-        network.slots.state.h[:, :1] = 3e38
+        fill(network.slots, 0, 3e38)
         job, other = Job(ONE, 5, slot=0, alone=True), Job(ONE, 0, slot=1, alone=True)
         engine.submit(job)
         engine.submit(other)

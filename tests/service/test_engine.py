@@ -16,6 +16,7 @@ from keepgate.errors import ComputationError, NotFiniteError, QueueTimeoutError
 from keepgate.request import Kind, Options, Wants
 from keepgate_kernels import ModelSpec, Network, Sampling, sample, top_tokens
 from support.random_models import feature_spec, random_tensors, token_spec
+from support.states import fill
 
 GOOD = np.ones((2, 3), np.float32)
 BAD = np.ones((2, 4), np.float32)
@@ -143,7 +144,8 @@ def test_what_is_not_finite_fails_alone() -> None:
 
     async def main() -> None:
         network, engine, compute, done = make(token_spec("rnn_relu"))
-        network.slots.state.h[:, :2] = 3e38
+        for slot in range(2):
+            fill(network.slots, slot, 3e38)
         one, two = np.ones(1, np.uint32), np.ones(2, np.uint32)
         jobs = [
             Job(one, 5, slot=0),
@@ -168,7 +170,7 @@ def test_what_is_not_finite_fails_alone() -> None:
 def test_a_long_score_ends_where_it_overflows() -> None:
     async def main() -> None:
         network, engine, compute, done = make(token_spec("rnn_relu"))
-        network.slots.state.h[:, 0] = 3e38
+        fill(network.slots, 0, 3e38)
         job = Job(np.ones(1_000, np.uint32), 0, slot=0, kind=Kind.SCORE)
         engine.submit(job)
         with pytest.raises(NotFiniteError):

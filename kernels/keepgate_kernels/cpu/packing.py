@@ -34,6 +34,7 @@ from keepgate_kernels.cpu.plan import (
     KIND_CODES,
     LAYER,
 )
+from keepgate_kernels.rounding import LEAST_SCALE, LEVELS, to_bfloat16
 from keepgate_kernels.spec import (
     GATES,
     CellKind,
@@ -189,17 +190,6 @@ def pack_block(weights: Float32, dot: Dot) -> NDArray[np.uint8]:
     packed = np.zeros(-(-(header.size + stream.size) // LINE) * LINE, np.uint8)
     packed[: header.size + stream.size] = np.concatenate([header, stream])
     return packed
-
-
-LEVELS = 127
-LEAST_SCALE = 1e-30
-
-
-def to_bfloat16(values: Float32) -> NDArray[np.uint16]:
-    """The upper halves of float32 numbers, to nearest, ties to even. Finite numbers may become infinity."""
-    bits = values.view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return (rounded >> np.uint32(16)).astype(np.uint16)
 
 
 def _by_gate(layer: LayerSpec, rows: Float32) -> dict[str, Float32]:

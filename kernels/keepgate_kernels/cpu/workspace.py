@@ -14,7 +14,7 @@ from keepgate_kernels.cpu.packing import Packed
 from keepgate_kernels.cpu.phase import LANES, OWN_BYTES, PHASE, TILE
 from keepgate_kernels.cpu.powers import make_work
 from keepgate_kernels.cpu.sharing import CONTROL_BYTES, OPEN
-from keepgate_kernels.slots import State
+from keepgate_kernels.cpu.slots import State
 
 _NETWORK = "native weights layers ends depth h c h_stride c_stride slots"
 NETWORK = np.dtype([(name, "<i8") for name in _NETWORK.split()])

@@ -1,0 +1,158 @@
+"""The only place with grids and streams: a device's queue, its memory, and errors as the package has them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from keepgate_kernels.cuda.catalogue import Entry
+from keepgate_kernels.cuda.target import SIMULATED
+from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
+from numba import cuda
+from numpy.typing import NDArray
+
+LEAST_CAPABILITY = (8, 0)
+"""Ampere: mma for bf16 and int8, and cp.async."""
+STATIC_SHARED_BYTES = 48 << 10
+"""More dynamic shared memory than this a kernel must be allowed to have."""
+SIMULATED_MULTIPROCESSORS = 4
+OUT_OF_MEMORY = 2
+"""CUDA_ERROR_OUT_OF_MEMORY."""
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What numba-cuda and cuda.core raise when the driver reports an error."""
+    from numba.cuda.cudadrv.driver import CudaAPIError  # noqa: PLC0415  # the simulator swaps the module
+
+    if SIMULATED:
+        return (CudaAPIError,)
+    from cuda.core._utils.cuda_utils import CUDAError  # noqa: PLC0415
+
+    return (CudaAPIError, CUDAError)
+
+
+def as_device_error(error: Exception, task: str) -> DeviceError:
+    """What a failure of the driver means: too little memory, or that the device is lost."""
+    code = getattr(error, "code", None)
+    if (code is not None and int(code) == OUT_OF_MEMORY) or "CUDA_ERROR_OUT_OF_MEMORY" in str(error):
+        return DeviceMemoryError(
+            f"{task}: the device has too little free memory; fewer slots or a smaller precision need less"
+        )
+    return DeviceLostError(f"{task}: the device failed ({error}); restart the process")
+
+
+@contextmanager
+def told(task: str) -> Iterator[None]:
+    """Driver errors within are raised as DeviceError."""
+    try:
+        yield
+    except failures() as error:
+        raise as_device_error(error, task) from error
+
+
+@functools.cache
+def multiprocessors() -> int:
+    """How many the current device has. Raises DeviceMissingError if there is none that can run kernels."""
+    if SIMULATED:
+        return SIMULATED_MULTIPROCESSORS
+    try:
+        device = cuda.get_current_device()
+    except Exception as error:  # the loader, the driver and numba-cuda each have errors of their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DeviceMissingError(f"device cuda: there is none to use: {error}", reason=reason) from error
+    capability = tuple(device.compute_capability)
+    if capability < LEAST_CAPABILITY:
+        text = f"compute capability {capability[0]}.{capability[1]}, expected at least 8.0"
+        raise DeviceMissingError(f"device cuda: {device.name!r} has {text}", reason=text)
+    return int(device.MULTIPROCESSOR_COUNT)
+
+
+@functools.cache
+def _loaded(name: str, make: Callable[[], Any], arguments: Any, shared_bytes: int) -> Any:
+    """A kernel, compiled for the device and allowed to have its shared memory."""
+    kernel = make()
+    if SIMULATED:
+        return kernel
+    compiled = kernel.compile(signature(arguments))
+    compiled.bind()
+    if shared_bytes > STATIC_SHARED_BYTES:
+        from cuda.bindings.driver import CUfunction_attribute  # noqa: PLC0415
+        from numba.cuda.cudadrv.driver import driver  # noqa: PLC0415
+
+        attribute = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        function = compiled._codelibrary.get_cufunc()
+        driver.cuKernelSetAttribute(attribute, shared_bytes, function.handle, cuda.get_current_device().id)
+    return kernel
+
+
+def signature(arguments: tuple[tuple[str, int], ...]) -> tuple[Any, ...]:
+    """Numba's types for the arguments of an entry."""
+    from numba.cuda import types  # noqa: PLC0415
+
+    def kind(name: str, dimensions: int) -> Any:
+        if name == "at":
+            return types.UniTuple(types.int64, dimensions)
+        element = getattr(types, name)
+        return types.Array(element, dimensions, "C") if dimensions else element
+
+    return tuple(kind(*argument) for argument in arguments)
+
+
+_kept: dict[str, Entry] = {}
+
+
+class Queue:
+    """A stream of its own on the current device: what is put into it happens in that order."""
+
+    def __init__(self) -> None:
+        multiprocessors()
+        with told("starting on the device"):
+            self.stream = cuda.stream()
+
+    def load(self, entry: Entry) -> Any:
+        """The kernel, compiled if it was not yet."""
+        known = _kept.setdefault(entry.name, entry)
+        return _loaded(known.name, known.make, known.arguments, known.shared_bytes)
+
+    def launch(self, entry: Entry, grid: tuple[int, int], *arguments: Any) -> None:
+        """Start a kernel on a grid of thread blocks."""
+        self.load(entry)[grid, entry.threads, self.stream, entry.shared_bytes](*arguments)
+
+    def array(self, size: int, kind: Any) -> Any:
+        """Device memory of zeros, 1-D."""
+        array = cuda.device_array(max(size, 1), kind)
+        if SIMULATED:
+            array[:] = 0
+        else:
+            from numba.cuda.cudadrv.driver import device_memset  # noqa: PLC0415
+
+            device_memset(array, 0, array.nbytes, self.stream)
+        return array
+
+    def put(self, values: NDArray[Any]) -> Any:
+        """Device memory with a copy of an array."""
+        array = cuda.to_device(np.ascontiguousarray(values), stream=self.stream)
+        self.wait()
+        return array
+
+    def upload(self, target: Any, source: NDArray[Any], count: int) -> None:
+        """Start copying the first elements of a host array, which must stay as it is until `wait`."""
+        target[:count].copy_to_device(source[:count], stream=self.stream)
+
+    def download(self, target: NDArray[Any], source: Any, first: int, count: int) -> None:
+        """Start copying elements of a device array into the first of a host array."""
+        source[first : first + count].copy_to_host(target[:count], stream=self.stream)
+
+    def wait(self) -> None:
+        """Until all is done."""
+        self.stream.synchronize()
+
+
+def pinned(size: int, kind: Any) -> NDArray[Any]:
+    """Host memory that copies need no detour for."""
+    array: NDArray[Any] = cuda.pinned_array(max(size, 1), kind)
+    array[:] = 0
+    return array

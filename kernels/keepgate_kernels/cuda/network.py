@@ -1,0 +1,204 @@
+"""A loaded model on a CUDA device: a tick is one upload, a launch a product, the head, one download."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from keepgate_kernels.cuda import plan as p
+from keepgate_kernels.cuda.answers import ANSWER_WORDS
+from keepgate_kernels.cuda.catalogue import Entry, entries, step_entry
+from keepgate_kernels.cuda.launch import Queue, multiprocessors, pinned, told
+from keepgate_kernels.cuda.layout import LAYER_SCALES, Layout
+from keepgate_kernels.cuda.packing import Packed, Product, folds, pack
+from keepgate_kernels.cuda.slots import CudaSlots
+from keepgate_kernels.cuda.staging import Turn, fill, words_of
+from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SHAPES, SMALL, Shape
+from keepgate_kernels.lanes import Lanes
+from keepgate_kernels.spec import ModelSpec, TokenInput
+from numpy.typing import NDArray
+
+
+class CudaNetwork:
+    """The backend of a `Network` on the process's current CUDA device, with its arguments.
+
+    Raises DeviceMissingError, DeviceMemoryError.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tensors: Mapping[str, NDArray[np.float32]],
+        *,
+        slots: int,
+        precision: str,
+    ) -> None:
+        self._queue = Queue()
+        self._spec, self._precision = spec, precision
+        self._layout = Layout(spec, precision, slots, 0 if folds(spec) else spec.input_size)
+        packed = pack(spec, tensors, precision, self._layout)
+        self._bytes = packed.weights.nbytes + packed.values.nbytes
+        self.slots = CudaSlots(spec, slots, self._layout, self._queue)
+        with told(f"weights of {self._bytes} bytes"):
+            self._weights = self._queue.put(packed.weights)
+            self._values = self._queue.put(packed.values)
+            self._load_plans(packed)
+            self._sums = self._queue.array(self._layout.sum_size, np.float64)
+            self._keys = self._queue.array(self._layout.key_size, np.uint64)
+        by_name = {entry.name: entry for entry in entries()}
+        draws = isinstance(spec.input, TokenInput)
+        self._feed = by_name[f"feed_{precision}"]
+        self._answer = by_name["answer_drawn" if draws else "answer_plain"]
+        self._score = by_name["score"]
+        self._steps: dict[tuple[int, str], Entry] = {
+            (gates, shape.name): step_entry(precision, gates, shape)
+            for gates in (1, 3, 4)
+            for shape in SHAPES
+        }
+        self.shape: Shape | None = None
+        """The shape that every product takes, or None to choose by the number of rows; bits are the same."""
+        self._room = -1
+        self._outputs = -1
+        self._make_room(words_of(1, 1, spec.input_size), ANSWER_WORDS)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the packed weights take."""
+        return self._bytes
+
+    def _load_plans(self, packed: Packed) -> None:
+        queue, depth = self._queue, len(self._spec.layers)
+        self._products = [
+            [(product, queue.put(product.plan)) for product in layer] for layer in packed.layers
+        ]
+        self._head = (packed.head, queue.put(packed.head.plan))
+        before = packed.head.plan.copy()
+        self._layout.reads_state(before, "H", depth - 1, p.OLD)
+        self._head_before = (packed.head, queue.put(before))
+        self._feed_plan = None if packed.feed is None else queue.put(packed.feed)
+        self._requantised = {
+            index: queue.put(self._layout.requantises(index, packed.layers[index][-1].plan))
+            for index in range(depth)
+            if self._layout.layers[index, LAYER_SCALES] != p.ABSENT
+        }
+
+    def _make_room(self, words: int, outputs: int) -> None:
+        """For uploads and downloads of that many words."""
+        if words > self._room:
+            self._room = max(words, 2 * self._room)
+            self._staged = pinned(self._room, np.int32)
+            self._batch = self._queue.array(self._room, np.int32)
+            self._numbers = self._batch.view(np.float32)
+        if outputs > self._outputs:
+            self._outputs = max(outputs, 2 * self._outputs)
+            self._answers = pinned(self._outputs, np.uint32)
+            self._out = self._queue.array(self._outputs, np.uint32)
+
+    def step(self, lanes: Lanes) -> None:
+        """See `Network.step`; threads step one after the other."""
+        if not len(lanes):
+            return
+        with self.slots.lock, told("a step"):
+            for first in range(0, len(lanes), self._layout.rows):
+                self._step(lanes, first, min(self._layout.rows, len(lanes) - first))
+
+    def _step(self, lanes: Lanes, first: int, count: int) -> None:
+        width = 1 if lanes.takes_tokens else self._spec.input_size
+        longest = int(lanes.batch.lanes[first : first + count]["steps"].max())
+        places = 1 << (count - 1).bit_length()
+        pool_at = ANSWER_WORDS * self._layout.rows
+        self._make_room(words_of(places, longest, (lanes.inputs + places) * width), pool_at + lanes.pooled)
+        turn = fill(self._staged, lanes, first, count, places, self.slots.halves)
+        queue = self._queue
+        queue.upload(self._batch, self._staged, turn.words)
+        self._run(turn, pool_at)
+        queue.download(self._answers, self._out, 0, ANSWER_WORDS * count)
+        if lanes.pooled:
+            queue.download(self._answers[pool_at:], self._out, pool_at, lanes.pooled)
+        queue.wait()
+        self._tell(lanes, first, count, pool_at)
+
+    def _tell(self, lanes: Lanes, first: int, count: int, pool_at: int) -> None:
+        """Copy the answers into the lanes."""
+        records = lanes.batch.lanes[first : first + count]
+        answers = self._answers[: count * ANSWER_WORDS].reshape(count, ANSWER_WORDS)
+        records["token"], records["finite"] = answers[:, 0], answers[:, 2]
+        records["log_probability"] = answers[:, 1].view(np.float32)
+        if lanes.pooled:
+            lanes.batch.pool.view(np.uint32)[: lanes.pooled] = self._answers[pool_at : pool_at + lanes.pooled]
+
+    def _run(self, turn: Turn, pool_at: int) -> None:
+        """All launches of a turn."""
+        for step, alive in enumerate(turn.counts.tolist()):
+            if turn.scores:
+                self._head_and(self._score, self._head_before, alive, step, (pool_at, step))
+            if self._feed_plan is not None:
+                self._make_rows(self._feed_plan, alive, step)
+            for index, products in enumerate(self._products):
+                for product in products:
+                    self._multiply(product, alive, step, 0)
+                if index in self._requantised:
+                    self._make_rows(self._requantised[index], alive, step)
+        rows = turn.lanes if turn.predicts else 0
+        self._head_and(self._answer, self._head, rows, 0, (pool_at, turn.lanes))
+        if not rows:  # the flags are to be told, and cleared, all the same
+            self._finish(self._answer, turn.lanes, 0, (pool_at, turn.lanes))
+
+    def _make_rows(self, plan: Any, rows: int, step: int) -> None:
+        arrays = (self.slots.state, self.slots.operands, self._values, self.slots.work)
+        self._queue.launch(self._feed, (rows, 1), self._batch, self._numbers, *arrays, plan, (step, 0))
+
+    def _multiply(self, product: tuple[Product, Any], rows: int, step: int, first: int) -> None:
+        """A product for rows [first, first + rows) of a step."""
+        own, plan = product
+        shape = self.shape or self._choose(own, rows)
+        across = -(-own.blocks // shape.blocks_across(own.gates))
+        self._queue.launch(
+            self._steps[own.gates, shape.name],
+            (across, -(-rows // shape.rows)),
+            *(self._batch, self.slots.state, self.slots.operands, self._weights, self._values),
+            *(self.slots.work, plan, (step, first)),
+        )
+
+    @staticmethod
+    def _choose(product: Product, rows: int) -> Shape:
+        """The largest shape with a thread block for every multiprocessor, or else the smallest."""
+        for shape in (LARGE, MEDIUM):
+            across = -(-product.blocks // shape.blocks_across(product.gates))
+            if across * -(-rows // shape.rows) >= multiprocessors():
+                return shape
+        return SMALL
+
+    def _head_and(
+        self, entry: Entry, head: tuple[Product, Any], rows: int, step: int, told_of: tuple[int, int]
+    ) -> None:
+        """The head for the first rows, a group at a time, and what is done with its outputs."""
+        for first in range(0, rows, self._layout.head_rows):
+            group = min(self._layout.head_rows, rows - first)
+            self._multiply(head, group, step, first)
+            self._finish(entry, group, first, told_of)
+
+    def _finish(self, entry: Entry, rows: int, first: int, told_of: tuple[int, int]) -> None:
+        self._queue.launch(
+            entry,
+            (rows, 1),
+            *(self._batch, self.slots.work, self._sums, self._keys, self._out, self._head[1]),
+            (told_of[0], first, told_of[1]),
+        )
+
+    def hidden(self, slot: int) -> list[NDArray[np.float32]]:
+        """Copies of the hidden state of every layer, float32 [P] each."""
+        numbers = np.frombuffer(self.slots.read(slot), "<f4")
+        hidden, first = [], 0
+        for layer in self._spec.layers:
+            hidden.append(numbers[first : first + layer.output_size].copy())
+            first += layer.output_size + layer.cell_state_size
+        return hidden
+
+    def compile(self) -> None:
+        """Compile what the first step did not: the other shapes."""
+        products = [product for layer in self._products for product, _ in layer]
+        for product in (*products, self._head[0]):
+            for shape in SHAPES:
+                self._queue.load(self._steps[product.gates, shape.name])

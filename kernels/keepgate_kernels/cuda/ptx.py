@@ -1,0 +1,129 @@
+"""Instructions that Numba has no name for, as LLVM code and inline PTX (PTX ISA 8, chapter 9).
+
+`twins` holds the same functions in Python for the simulator, and `warp` chooses. Shared memory is an array
+of uint32; indices count its words, or elements of the global array that is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.cuda import types
+from numba.cuda.extending import intrinsic
+
+_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_SHARED = 3
+_WORDS = ir.VectorType(_I32, 4)
+
+
+def _asm(builder: Any, result: Any, code: str, constraints: str, arguments: list[Any], effect: bool) -> Any:
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(ir.InlineAsm(kind, code, constraints, side_effect=effect), arguments)
+
+
+def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [index])
+
+
+def _shared_address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    pointer = _element(context, builder, array_type, array, index)
+    return builder.ptrtoint(builder.addrspacecast(pointer, _I32.as_pointer(_SHARED)), _I32)
+
+
+@intrinsic
+def copy16(typing, shared, to, source, at, size):
+    """Start copying 16 bytes of source, from element `at`, to word `to`: `size` of them, then zeros."""
+
+    def generate(context, builder, signature, args):
+        target = _shared_address(context, builder, signature.args[0], args[0], args[1])
+        pointer = builder.ptrtoint(_element(context, builder, signature.args[2], args[2], args[3]), _I64)
+        code = "cp.async.cg.shared.global [$0], [$1], 16, $2;"
+        _asm(builder, ir.VoidType(), code, "r,l,r,~{memory}", [target, pointer, args[4]], True)
+        return context.get_dummy_value()
+
+    return types.void(shared, types.int64, source, types.int64, types.int32), generate
+
+
+@intrinsic
+def commit(typing):
+    """The copies since the last commit are a group."""
+
+    def generate(context, builder, signature, args):
+        _asm(builder, ir.VoidType(), "cp.async.commit_group;", "~{memory}", [], True)
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def waiting(groups: int) -> Any:
+    """A function that waits until at most that many of the thread's own groups are on their way."""
+
+    @intrinsic
+    def wait(typing):
+        def generate(context, builder, signature, args):
+            _asm(builder, ir.VoidType(), f"cp.async.wait_group {groups};", "~{memory}", [], True)
+            return context.get_dummy_value()
+
+        return types.void(), generate
+
+    return wait
+
+
+@intrinsic
+def load4(typing, shared, at):
+    """Words [at, at + 4) of shared memory; `at` is a multiple of 4."""
+    result = types.UniTuple(types.uint32, 4)
+
+    def generate(context, builder, signature, args):
+        pointer = _element(context, builder, signature.args[0], args[0], args[1])
+        pointer = builder.addrspacecast(pointer, _I32.as_pointer(_SHARED))
+        words = builder.load(builder.bitcast(pointer, _WORDS.as_pointer(_SHARED)), align=16)
+        parts = [builder.extract_element(words, ir.Constant(_I32, index)) for index in range(4)]
+        return context.make_tuple(builder, result, parts)
+
+    return result(shared, types.int64), generate
+
+
+@intrinsic
+def as_float(typing, word):
+    """The float32 of these bits."""
+
+    def generate(context, builder, signature, args):
+        return builder.bitcast(args[0], _F32)
+
+    return types.float32(types.uint32), generate
+
+
+@intrinsic
+def as_word(typing, number):
+    """The bits of a float32."""
+
+    def generate(context, builder, signature, args):
+        return builder.bitcast(args[0], _I32)
+
+    return types.uint32(types.float32), generate
+
+
+def _mma(shape: str, element: Any, kind: Any, letter: str) -> Any:
+    """mma.sync: c + a b for a tile of 16 by 8, of which a lane holds four sums, four words of a, two of b."""
+    result = types.UniTuple(element, 4)
+    code = f"mma.sync.aligned.{shape} {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};"
+    constraints = ",".join([f"={letter}"] * 4 + ["r"] * 6 + [letter] * 4)
+
+    @intrinsic
+    def mma(typing, c0, c1, c2, c3, a0, a1, a2, a3, b0, b1):
+        def generate(context, builder, signature, args):
+            out = ir.LiteralStructType([kind] * 4)
+            sums = _asm(builder, out, code, constraints, [*args[4:], *args[:4]], False)
+            parts = [builder.extract_value(sums, index) for index in range(4)]
+            return context.make_tuple(builder, result, parts)
+
+        return result(*[element] * 4, *[types.uint32] * 6), generate
+
+    return mma
+
+
+mma_bf16 = _mma("m16n8k16.row.col.f32.bf16.bf16.f32", types.float32, _F32, "f")
+mma_int8 = _mma("m16n8k32.row.col.s32.s8.s8.s32", types.int32, _I32, "r")

@@ -1,0 +1,25 @@
+"""numba-cuda, which only this backend needs, and whether it is its simulator that will run the kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keepgate_kernels.errors import DeviceMissingError
+
+try:
+    import numba_cuda  # noqa: F401  # without it `numba.cuda` is Numba's own, older target
+    from numba import cuda
+except ImportError as error:
+    raise DeviceMissingError(
+        "device cuda needs numba-cuda: install keepgate-kernels[cuda]", reason="not installed"
+    ) from error
+
+SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
+"""Whether NUMBA_ENABLE_CUDASIM is set: kernels run in Python, one instruction of one thread after the
+other."""
+
+
+def device_function(function: Any) -> Any:
+    """Jit a function that only kernels call; it is always put into their code."""
+    options = {} if SIMULATED else {"forceinline": True}
+    return cuda.jit(device=True, **options)(function)
