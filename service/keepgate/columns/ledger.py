@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from keepgate.directory import Outcome
     from keepgate.sequences import Sequences
 
-LOG_STEPS, LOG_FRAMES, LOG_BYTES = 64, 1_024, 16 << 20
+LOG_STEPS, LOG_FRAMES, LOG_BYTES = 256, 1_024, 16 << 20
 """After so many steps of each session, or so much, the log is settled: it takes memory, and that time."""
 SETTLE_SECONDS = 0.1
 """How long the history of a session that is to be stored may be behind."""

@@ -23,11 +23,22 @@ class Batch:
     """Items in the lanes that compute them, item i in lane i. Or a frame, and no items.
 
     size: sessions. inputs: of all of them. asked: those of them that a request is about. seconds: that the
-    computation took. error: why there are no answers; whatever goes wrong goes there, for it must not end the
-    engine.
+    computation took; busy_seconds: without those that its thread had to wait. error: why there are no
+    answers; whatever goes wrong goes there, for it must not end the engine.
     """
 
-    __slots__ = ("asked", "error", "frame", "hidden", "inputs", "items", "lanes", "seconds", "size")
+    __slots__ = (
+        "asked",
+        "busy_seconds",
+        "error",
+        "frame",
+        "hidden",
+        "inputs",
+        "items",
+        "lanes",
+        "seconds",
+        "size",
+    )
 
     def __init__(self, lanes: Lanes) -> None:
         self.lanes = lanes
@@ -38,7 +49,7 @@ class Batch:
         self.asked = 0
         self.hidden: dict[int, list[np.ndarray[Any, np.dtype[np.float32]]]] = {}
         self.error: Exception | None = None
-        self.seconds = 0.0
+        self.seconds = self.busy_seconds = 0.0
 
     def take(self, items: list[Item[Job]], meter: Meter) -> None:
         """Fill the lanes with the items."""
@@ -85,7 +96,7 @@ class Batch:
         """Call the kernel. On any thread."""
         if self.error is not None:
             return
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.thread_time()
         try:
             network.step(self.lanes)
             if self.frame is not None:
@@ -101,7 +112,7 @@ class Batch:
         except Exception as error:
             self.error = error
         else:
-            self.seconds = time.perf_counter() - begin
+            self.seconds, self.busy_seconds = time.perf_counter() - begin, time.thread_time() - busy
 
     def read(self) -> None:
         """Put each lane's answer into its job, but for jobs that have an error."""

@@ -34,6 +34,9 @@ MAX_INPUTS = 16_384
 """Inputs of one tick over all sessions."""
 INLINE_SECONDS = 100e-6
 """A batch cheaper than this runs on the loop: about what a hop to a thread and back costs."""
+INLINE_FRAME_SECONDS = 2e-3
+"""The same for a frame, for which the loop has about a millisecond of other work. On a thread it would wait for
+the loop's interpreter lock twice, and there is less to gain from computing beside the loop than that costs."""
 
 log = structlog.get_logger(__name__)
 
@@ -150,7 +153,8 @@ class Engine:
             self._tell(late)
 
     def _is_cheap(self, batch: Batch) -> bool:
-        return self._cost.estimate(batch.inputs) < INLINE_SECONDS
+        limit = INLINE_SECONDS if batch.frame is None else INLINE_FRAME_SECONDS
+        return self._cost.estimate(batch.inputs) < limit
 
     def _may_run_alone(self) -> bool:
         """Whether a batch of one input may run now, on the loop, and by whoever submits it."""
@@ -179,7 +183,7 @@ class Engine:
         """On either thread. Fails only into `batch.error`."""
         batch.compute(self._network)
         if batch.error is None:
-            self._cost.learn(batch.inputs, batch.seconds)
+            self._cost.learn(batch.inputs, batch.busy_seconds)
 
     def _came_back(self, batch: Batch) -> None:
         """Back on the loop: keep the compute thread busy first, then hand out the results."""

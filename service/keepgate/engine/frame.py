@@ -84,7 +84,10 @@ class Frame:
         if begun is not None:
             meter.queued += (begun - self._submitted) * len(self)
             return
-        well = 0 if self.error is not None else int(np.count_nonzero(self.finite))
+        if self.error is not None:
+            well = 0
+        else:
+            well = len(self) if self.is_finite else int(np.count_nonzero(self.finite))
         meter.succeeded += well
         meter.failed += len(self) - well
         meter.inputs += well
