@@ -34,7 +34,7 @@ MAX_INPUTS = 16_384
 """Inputs of one tick over all sessions."""
 INLINE_SECONDS = 100e-6
 """A batch cheaper than this runs on the loop: about what a hop to a thread and back costs."""
-INLINE_FRAME_SECONDS = 2e-3
+INLINE_FRAME_SECONDS = 3e-3
 """The same for a frame, for which the loop has about a millisecond of other work. On a thread it would wait for
 the loop's interpreter lock twice, and there is less to gain from computing beside the loop than that costs."""
 
