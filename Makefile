@@ -56,6 +56,30 @@ test-rungs: $(VENV)/development ## Run the kernels' tests on every other rung th
 		KEEPGATE_CPU=$$rung $(BIN)/python -m pytest tests/kernels $(ARGS) || exit 1; \
 	done
 
+# numba-cuda takes the place of a part of Numba, so it lives apart.
+.venv-cuda/ready: constraints.txt kernels/pyproject.toml
+	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
+		--editable 'kernels[cuda]' greenlet hypothesis pytest
+	@touch $@
+
+CUDA_TESTS := .venv-cuda/bin/python -m pytest --confcutdir tests/cuda -p no:cacheprovider
+
+.PHONY: test-cuda-sim
+test-cuda-sim: .venv-cuda/ready ## Run the CUDA kernels in a simulator, compile and assemble them: needs no device
+	@mkdir -p build
+	@$(CUDA_TESTS) tests/cuda/compiled $(ARGS) >build/cuda-compiled.log 2>&1 & compiled=$$!; \
+	NUMBA_ENABLE_CUDASIM=1 $(CUDA_TESTS) tests/cuda/simulated $(ARGS); simulated=$$?; \
+	wait $$compiled; compiled=$$?; cat build/cuda-compiled.log; exit $$((simulated + compiled))
+
+.PHONY: test-cuda
+test-cuda: .venv-cuda/ready ## Run the CUDA kernels' tests on a device, under compute-sanitizer too
+	$(CUDA_TESTS) tests/cuda/simulated tests/cuda/device $(ARGS)
+
+.PHONY: cuda-report
+cuda-report: .venv-cuda/ready ## Write what ptxas says of the CUDA kernels into docs/performance.md
+	.venv-cuda/bin/python benchmarks/cuda_report.py
+
 .PHONY: lint
 lint: $(VENV)/development ## Check formatting, style, types and the Dockerfile
 	$(BIN)/ruff format --check $(SOURCES)
@@ -163,4 +187,4 @@ bench-service: $(VENV)/peers .venv-peers/ready ## Measure the service beside ser
 
 .PHONY: clean
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .venv-peers build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-cuda .venv-peers build .pytest_cache .mypy_cache .ruff_cache .hypothesis
