@@ -17,6 +17,7 @@ from keepgate_kernels.cuda.plan import (
     FIRST_INPUT,
     INPUTS_AT,
     LANE_OF,
+    LANES,
     RECORDS_AT,
     ROW_WORDS,
     ROWS_AT,
@@ -155,7 +156,7 @@ def make_answer(draws: bool) -> Any:
     """The kernel that fills in the answers of rows whose head has been computed; a thread block each.
 
     Arguments: batch int32; work float32; sums float64; keys uint64; out uint32, answers by lane and then
-    the pool, from word pool_at on; plan of the head; at: (pool_at, first row, last row). draws: whether
+    the pool, from word pool_at on; plan of the head; at: (pool_at, first row, 0). draws: whether
     tokens are drawn.
     """
 
@@ -163,9 +164,9 @@ def make_answer(draws: bool) -> Any:
         box = cuda.shared.array((2, THREADS), types.float64)
         counts = cuda.shared.array(THREADS, types.int64)
         thread = cuda.threadIdx.x
-        pool, first, last = at
+        pool, first, _ = at
         number = np.int64(cuda.blockIdx.x)
-        if first + number >= last:
+        if first + number >= batch[LANES]:
             return
         lane = np.int64(batch[batch[ROWS_AT] + (first + number) * ROW_WORDS + LANE_OF])
         record = batch[RECORDS_AT] + lane * RECORD_WORDS

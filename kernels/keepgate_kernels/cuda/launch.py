@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from keepgate_kernels.cuda.catalogue import Entry
+from keepgate_kernels.cuda.graphs import DriverRecorder, Graphs
 from keepgate_kernels.cuda.target import SIMULATED
 from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
 from numba import cuda
@@ -111,6 +112,11 @@ class Queue:
         multiprocessors()
         with told("starting on the device"):
             self.stream = cuda.stream()
+            self.graphs = Graphs(None if SIMULATED else DriverRecorder(self.stream))
+
+    def enter(self) -> None:
+        """Let the calling thread use the device."""
+        cuda.current_context()
 
     def load(self, entry: Entry) -> Any:
         """The kernel, compiled if it was not yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,8 @@ class CudaNetwork:
 
     def _make_room(self, words: int, outputs: int) -> None:
         """For uploads and downloads of that many words."""
+        if words > self._room or outputs > self._outputs:
+            self._queue.graphs.forget()
         if words > self._room:
             self._room = max(words, 2 * self._room)
             self._staged = pinned(self._room, np.int32)
@@ -100,24 +103,39 @@ class CudaNetwork:
         if not len(lanes):
             return
         with self.slots.lock, told("a step"):
+            self._queue.enter()
             for first in range(0, len(lanes), self._layout.rows):
                 self._step(lanes, first, min(self._layout.rows, len(lanes) - first))
 
     def _step(self, lanes: Lanes, first: int, count: int) -> None:
         width = 1 if lanes.takes_tokens else self._spec.input_size
         longest = int(lanes.batch.lanes[first : first + count]["steps"].max())
-        places = 1 << (count - 1).bit_length()
+        places = min(1 << (count - 1).bit_length(), self._layout.rows)
         pool_at = ANSWER_WORDS * self._layout.rows
-        self._make_room(words_of(places, longest, (lanes.inputs + places) * width), pool_at + lanes.pooled)
+        of_all = 0 if lanes.takes_tokens else places * lanes.head_size
+        self._make_room(
+            words_of(places, longest, (lanes.inputs + places) * width), pool_at + max(lanes.pooled, of_all)
+        )
         turn = fill(self._staged, lanes, first, count, places, self.slots.halves)
+        outputs = 0 if lanes.takes_tokens else count * lanes.head_size
+        if longest == 1 and turn.predicts and not turn.scores and lanes.pooled == outputs:
+            # As most ticks are: all with so many places are the same launches, of which some rows are none.
+            turn = turn._replace(lanes=places, counts=np.array([places], np.int32))
+            key = (places, turn.words, self.shape)
+            self._queue.graphs.run(key, partial(self._enqueue, turn, pool_at, of_all))
+        else:
+            self._enqueue(turn, pool_at, lanes.pooled)
+        self._queue.wait()
+        self._tell(lanes, first, count, pool_at)
+
+    def _enqueue(self, turn: Turn, pool_at: int, pooled: int) -> None:
+        """Upload, all launches, download."""
         queue = self._queue
         queue.upload(self._batch, self._staged, turn.words)
         self._run(turn, pool_at)
-        queue.download(self._answers, self._out, 0, ANSWER_WORDS * count)
-        if lanes.pooled:
-            queue.download(self._answers[pool_at:], self._out, pool_at, lanes.pooled)
-        queue.wait()
-        self._tell(lanes, first, count, pool_at)
+        queue.download(self._answers, self._out, 0, ANSWER_WORDS * turn.lanes)
+        if pooled:
+            queue.download(self._answers[pool_at:], self._out, pool_at, pooled)
 
     def _tell(self, lanes: Lanes, first: int, count: int, pool_at: int) -> None:
         """Copy the answers into the lanes."""
@@ -141,9 +159,9 @@ class CudaNetwork:
                 if index in self._requantised:
                     self._make_rows(self._requantised[index], alive, step)
         rows = turn.lanes if turn.predicts else 0
-        self._head_and(self._answer, self._head, rows, 0, (pool_at, turn.lanes))
+        self._head_and(self._answer, self._head, rows, 0, (pool_at, 0))
         if not rows:  # the flags are to be told, and cleared, all the same
-            self._finish(self._answer, turn.lanes, 0, (pool_at, turn.lanes))
+            self._finish(self._answer, turn.lanes, 0, (pool_at, 0))
 
     def _make_rows(self, plan: Any, rows: int, step: int) -> None:
         arrays = (self.slots.state, self.slots.operands, self._values, self.slots.work)

@@ -43,6 +43,7 @@ class CudaSlots(Slots):
         if not len(slots):
             return []
         with self.lock, told("reading states"):
+            self._queue.enter()
             out = self._packed(slots)
             packed = out.copy_to_host(stream=self._queue.stream)
             self._queue.wait()
@@ -62,6 +63,7 @@ class CudaSlots(Slots):
         """See `Slots.write`."""
         self._check_size(state)
         with self.lock, told("writing a state"):
+            self._queue.enter()
             self._unpack(slot, self._queue.put(np.frombuffer(state, "<f4").astype(np.float32)))
             self._queue.wait()
 
@@ -77,6 +79,7 @@ class CudaSlots(Slots):
 
     def _copy(self, source: int, target: int) -> None:
         with self.lock, told("copying a state"):
+            self._queue.enter()
             packed = self._packed(np.array([source], np.int64))
             self._unpack(target, packed.reshape(self._numbers))
             self._queue.wait()
