@@ -10,8 +10,9 @@ from keepgate_kernels.cuda.answers import make_answer, make_score
 from keepgate_kernels.cuda.powers import THREADS as HEAD_THREADS
 from keepgate_kernels.cuda.rows import THREADS as ROW_THREADS
 from keepgate_kernels.cuda.rows import make_feed, make_read, make_write
+from keepgate_kernels.cuda.sequence import SHAPE, make_sequence, shared_bytes
 from keepgate_kernels.cuda.step import make_step
-from keepgate_kernels.cuda.tiles import SHAPES, Shape
+from keepgate_kernels.cuda.tiles import SHAPES, Shape, chunk_of, padded_k
 from keepgate_kernels.weights import PRECISIONS
 
 GATES = (1, 3, 4)
@@ -49,6 +50,21 @@ def step_entry(precision: str, gates: int, shape: Shape) -> Entry:
     )
 
 
+def sequence_entry(precision: str, gates: int, chunks: int) -> Entry:
+    """The kernel of many steps of a layer with so many chunks of h."""
+    step = step_entry(precision, gates, SHAPE)
+    return step._replace(
+        name=f"sequence_{precision}_{gates}",
+        make=partial(make_sequence, precision, gates),
+        arguments=(*step.arguments[:-1], ("at", 3)),
+        shared_bytes=shared_bytes(gates, chunks),
+    )
+
+
+REPORTED_WIDTH = 512
+"""Units for which the shared memory of a sequence's kernel is told where no model is at hand."""
+
+
 def entries() -> Iterator[Entry]:
     """All of them."""
     for precision in PRECISIONS:
@@ -56,6 +72,8 @@ def entries() -> Iterator[Entry]:
         for gates in GATES:
             for shape in SHAPES:
                 yield step_entry(precision, gates, shape)
+            chunks = padded_k(REPORTED_WIDTH, precision) // chunk_of(precision)
+            yield sequence_entry(precision, gates, chunks)
         yield Entry(
             f"feed_{precision}",
             partial(make_feed, precision),

@@ -20,6 +20,7 @@ LEAST_CAPABILITY = (8, 0)
 STATIC_SHARED_BYTES = 48 << 10
 """More dynamic shared memory than this a kernel must be allowed to have."""
 SIMULATED_MULTIPROCESSORS = 4
+SIMULATED_SHARED_BYTES = 227 << 10
 OUT_OF_MEMORY = 2
 """CUDA_ERROR_OUT_OF_MEMORY."""
 
@@ -72,6 +73,14 @@ def multiprocessors() -> int:
 
 
 @functools.cache
+def most_shared_bytes() -> int:
+    """Shared memory that a thread block may have on the current device."""
+    if SIMULATED:
+        return SIMULATED_SHARED_BYTES
+    return int(cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+
+
+@functools.cache
 def _loaded(name: str, make: Callable[[], Any], arguments: Any, shared_bytes: int) -> Any:
     """A kernel, compiled for the device and allowed to have its shared memory."""
     kernel = make()
@@ -102,7 +111,7 @@ def signature(arguments: tuple[tuple[str, int], ...]) -> tuple[Any, ...]:
     return tuple(kind(*argument) for argument in arguments)
 
 
-_kept: dict[str, Entry] = {}
+_kept: dict[tuple[str, int], Entry] = {}
 
 
 class Queue:
@@ -120,7 +129,7 @@ class Queue:
 
     def load(self, entry: Entry) -> Any:
         """The kernel, compiled if it was not yet."""
-        known = _kept.setdefault(entry.name, entry)
+        known = _kept.setdefault((entry.name, entry.shared_bytes), entry)
         return _loaded(known.name, known.make, known.arguments, known.shared_bytes)
 
     def launch(self, entry: Entry, grid: tuple[int, int], *arguments: Any) -> None:

@@ -20,6 +20,11 @@ MOST_LOGITS = 1 << 22
 """Numbers of logits computed at a time, unless that would be fewer than LEAST_HEAD_ROWS rows of them."""
 LEAST_HEAD_ROWS = 16
 
+SEQUENCE_ROWS = 2048
+"""Rows of a sequence, lanes times steps, whose products with x are made at a time."""
+SEQUENCE_SLACK = 128
+"""Rows of the largest tile: the last one may be begun."""
+
 Plan = NDArray[np.int64]
 
 (
@@ -82,6 +87,7 @@ class Layout:
         self.wide = self._operands(self.rows * self.wide_stride)
         self.sum_stride = 2 * UNITS * blocks_of(widest)
         self.sums = self._work(self.rows * self.sum_stride)
+        self._lay_out_sequences(spec)
         self.logit_stride = UNITS * blocks_of(spec.head.size)
         wanted = max(LEAST_HEAD_ROWS, MOST_LOGITS // self.logit_stride // LEAST_HEAD_ROWS * LEAST_HEAD_ROWS)
         self.head_rows = min(wanted, -(-self.rows // LEAST_HEAD_ROWS) * LEAST_HEAD_ROWS)
@@ -90,6 +96,47 @@ class Layout:
         self.scratch = self._work(self.head_rows * 2 * vectors * VECTOR)
         self.sum_size = self.head_rows * 2 * vectors
         self.key_size = self.head_rows << (spec.head.size - 1).bit_length()
+
+    def _lay_out_sequences(self, spec: ModelSpec) -> None:
+        """Room for the rows and sums of many steps, if every layer is one product that makes its own rows."""
+        self.has_sequences = (self.layers[:, LAYER_SCALES] == p.ABSENT).all() and all(
+            not layer.cell.projection and layer.cell.kind is not CellKind.GRU_RESET_BEFORE
+            for layer in spec.layers
+        )
+        rows = (SEQUENCE_ROWS + SEQUENCE_SLACK) * int(self.has_sequences)
+        self.kept_inputs = self._operands(rows * self.input_stride)
+        self.kept_input_scales = self._work(rows)
+        self.kept = self._operands(rows * int(self.layers[:, LAYER_ROWS_STRIDE].max()))
+        widest = max(UNITS * blocks_of(layer.hidden_size) for layer in spec.layers)
+        self.kept_sums = self._work(rows * 4 * widest)
+
+    def sequence_plans(self, product: Plan, before: int | None, groups: int) -> tuple[Plan | None, Plan]:
+        """The plan of the products with x of all steps, if there are any, and that of the steps.
+
+        before: the layer whose kept rows are x, or None for those that the feed made.
+        """
+        steps = product.copy()
+        steps[p.WORK_BASE], steps[p.SCRATCH] = p.ABSENT, self.kept
+        if not product[p.X_CHUNKS]:
+            return None, steps
+        hoisted = product.copy()
+        hoisted[p.KIND], hoisted[p.H_CHUNKS] = p.HOISTED, 0
+        hoisted[p.X_PLACE], hoisted[p.X_HALF] = p.BY_ROW, 0
+        if before is None:
+            hoisted[p.X_BASE] = self.kept_inputs
+            if self.precision == "int8":
+                hoisted[p.X_SCALES] = self.kept_input_scales
+        else:
+            hoisted[p.X_BASE] = self.kept
+        for plan in (hoisted, steps):
+            plan[p.WORK_BASE], plan[p.WORK_STRIDE] = self.kept_sums, groups * product[p.WIDTH]
+        return hoisted, steps
+
+    def keeps_inputs(self, feed: Plan) -> Plan:
+        """The plan of a feed that makes the rows of all steps."""
+        kept = feed.copy()
+        kept[p.OUT_BASE], kept[p.H_SCALES] = self.kept_inputs, self.kept_input_scales
+        return kept
 
     def _state(self, size: int) -> int:
         self.state_size += size

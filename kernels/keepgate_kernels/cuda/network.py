@@ -11,8 +11,9 @@ from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.answers import ANSWER_WORDS
 from keepgate_kernels.cuda.catalogue import Entry, entries, step_entry
 from keepgate_kernels.cuda.launch import Queue, multiprocessors, pinned, told
-from keepgate_kernels.cuda.layout import LAYER_SCALES, Layout
+from keepgate_kernels.cuda.layout import LAYER_SCALES, SEQUENCE_ROWS, Layout
 from keepgate_kernels.cuda.packing import Packed, Product, folds, pack
+from keepgate_kernels.cuda.sequences import LEAST_SEQUENCE_STEPS, SEQUENCE_LANES, Sequences
 from keepgate_kernels.cuda.slots import CudaSlots
 from keepgate_kernels.cuda.staging import Turn, fill, words_of
 from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SHAPES, SMALL, Shape
@@ -78,11 +79,19 @@ class CudaNetwork:
         self._layout.reads_state(before, "H", depth - 1, p.OLD)
         self._head_before = (packed.head, queue.put(before))
         self._feed_plan = None if packed.feed is None else queue.put(packed.feed)
+        self._sequence = self._plan_sequences(packed)
         self._requantised = {
             index: queue.put(self._layout.requantises(index, packed.layers[index][-1].plan))
             for index in range(depth)
             if self._layout.layers[index, LAYER_SCALES] != p.ABSENT
         }
+
+    def _plan_sequences(self, packed: Packed) -> Sequences | None:
+        """None if the layers are of another kind, or too large to keep their weights in shared memory."""
+        if not self._layout.has_sequences:
+            return None
+        plans = Sequences(self._queue, self._layout, packed, self._precision)
+        return plans if plans.fits else None
 
     def _make_room(self, words: int, outputs: int) -> None:
         """For uploads and downloads of that many words."""
@@ -116,7 +125,9 @@ class CudaNetwork:
         self._make_room(
             words_of(places, longest, (lanes.inputs + places) * width), pool_at + max(lanes.pooled, of_all)
         )
-        turn = fill(self._staged, lanes, first, count, places, self.slots.halves)
+        scores = bool(lanes.batch.lanes["score"][first : first + count].any())
+        sequence = self._sequence is not None and not scores and self._is_sequence(count, longest)
+        turn = fill(self._staged, lanes, first, count, places, self.slots.halves, sequence)
         outputs = 0 if lanes.takes_tokens else count * lanes.head_size
         if longest == 1 and turn.predicts and not turn.scores and lanes.pooled == outputs:
             # As most ticks are: all with so many places are the same launches, of which some rows are none.
@@ -148,6 +159,9 @@ class CudaNetwork:
 
     def _run(self, turn: Turn, pool_at: int) -> None:
         """All launches of a turn."""
+        if turn.flat and self._sequence is not None:
+            self._run_sequence(self._sequence, turn)
+            turn = turn._replace(counts=turn.counts[:0])
         for step, alive in enumerate(turn.counts.tolist()):
             if turn.scores:
                 self._head_and(self._score, self._head_before, alive, step, (pool_at, step))
@@ -162,6 +176,33 @@ class CudaNetwork:
         self._head_and(self._answer, self._head, rows, 0, (pool_at, 0))
         if not rows:  # the flags are to be told, and cleared, all the same
             self._finish(self._answer, turn.lanes, 0, (pool_at, 0))
+
+    @staticmethod
+    def _is_sequence(lanes: int, steps: int) -> bool:
+        return lanes <= SEQUENCE_LANES and steps >= LEAST_SEQUENCE_STEPS
+
+    def _run_sequence(self, plans: Sequences, turn: Turn) -> None:
+        """All steps of the lanes, layer by layer, so many at a time as there is room for."""
+        slots, total, arrivals = self.slots, turn.counts.size, 0
+        batch, numbers = self._batch[turn.flat :], self._numbers[turn.flat :]
+        memory = (slots.state, slots.operands, self._weights, self._values, slots.work)
+        most = max(1, SEQUENCE_ROWS // turn.lanes)
+        for first in range(0, total, most):
+            steps = min(most, total - first)
+            rows, begin = steps * turn.lanes, first * turn.lanes
+            if plans.feed is not None:
+                arrays = (slots.state, slots.operands, self._values, slots.work, plans.feed, (0, begin))
+                self._queue.launch(self._feed, (rows, 1), batch, numbers, *arrays)
+            for layer in plans.layers:
+                if layer.hoisted is not None:
+                    shape = self.shape or self._choose(layer.product, rows)
+                    across = -(-layer.product.blocks // shape.blocks_across(layer.product.gates))
+                    entry = self._steps[layer.product.gates, shape.name]
+                    grid = (across, -(-rows // shape.rows))
+                    self._queue.launch(entry, grid, batch, *memory, layer.hoisted, (0, begin))
+                at = (first, steps, arrivals)
+                self._queue.launch(layer.entry, (layer.blocks, 1), self._batch, *memory, layer.steps, at)
+                arrivals += layer.blocks * steps
 
     def _make_rows(self, plan: Any, rows: int, step: int) -> None:
         arrays = (self.slots.state, self.slots.operands, self._values, self.slots.work)

@@ -58,12 +58,15 @@ of the input's token if START_STRIDE is not 0. OPTIONS: peepholes and the clip. 
 `state`. OUT: the row that the next product reads; ABSENT in OUT_PLACE for none. OUT_BOUNDED: 1 if it lies
 in [-1, 1]; if not and in int8, it is quantised later. WORK: rows of sums between two products, or of
 logits. BAD: flags of lanes. WIDTH: units, padded to blocks; the distance of groups. SCRATCH: of the head's
-rows, float32 in `work`, for drawing."""
+rows, float32 in `work`, for drawing;
+in a plan for sequences, of the rows of all steps in `operands`."""
 
 RNN_TANH, RNN_RELU, LSTM, CIFG, GRU, GRU_RESET, GRU_SECOND, PROJECTION, HEAD = range(9)
 FEED_FEATURES, FEED_TABLE, FEED_STATE = range(9, 12)
+HOISTED = 12
 """GRU_RESET and GRU_SECOND: the two products of a GRU with the reset before the product. FEED: no product,
-but rows made of inputs, of embeddings, or of a layer's h."""
+but rows made of inputs, of embeddings, or of a layer's h. HOISTED: the
+products with x of all steps of a sequence, whose sums are left in `work`."""
 
 KIND_CODES = {
     CellKind.RNN_TANH: RNN_TANH,
@@ -90,9 +93,10 @@ OLD, NEW, FINAL, BY_ROW = range(4)
 row's number in the tick."""
 
 HEADER = 16
-LANES, ROWS_AT, RECORDS_AT, INPUTS_AT, COUNTS_AT = range(5)
+LANES, ROWS_AT, RECORDS_AT, INPUTS_AT, COUNTS_AT, ARRIVED = range(6)
 """Words at the head of a batch: lanes, and where in it the table of rows, the lanes' records, inputs and the
-counts of rows alive at each step lie."""
+counts of rows alive at each step lie; ARRIVED
+counts the thread blocks that came to a barrier of their grid."""
 
 SLOT, FIRST_INPUT, LANE_OF, STEPS = range(4)
 ROW_WORDS = 4

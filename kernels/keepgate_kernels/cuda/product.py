@@ -15,51 +15,53 @@ from typing import Any
 
 import numpy as np
 from keepgate_kernels.cuda.target import device_function
-from keepgate_kernels.cuda.tiles import CHUNK_WORDS, ROWS, TILE_WORDS, WARP, Shape, chunk_of
+from keepgate_kernels.cuda.tiles import CHUNK_WORDS, ROWS, TILE_WORDS, Shape, chunk_of
 from keepgate_kernels.cuda.warp import as_float, copy16, load4, mma_bf16, mma_int8
 from numba import cuda
 
 QUADS = CHUNK_WORDS // 4
 
 
-def make_fetch(precision: str, gates: int, shape: Shape) -> Any:
-    """fetch(words, stage, member, operands, places, first_place, chunk, weights, tiles_at, chunks, tiles).
+def make_fetch_rows(precision: str, shape: Shape) -> Any:
+    """fetch_rows(words, to, member, operands, places, first_place, chunk).
 
-    Starts copying a chunk into `stage` of `words`, by thread `member` of its group. places: int64, from
-    first_place on where each row begins in `operands`, or -1. tiles_at: where in `weights` the thread block's
-    first tile begins, each tile having `chunks` chunks; tiles: how many of them there are.
+    Starts copying a chunk of every row to `to` in `words`, by thread `member` of its group. places: int64,
+    from first_place on where each row begins in `operands`, or -1 for a row of zeros.
     """
-    threads, rows = shape.group_threads, shape.rows
-    tiles_across = shape.blocks_across(gates) * gates
-    tile_pieces = TILE_WORDS // 4
-    all_pieces = tiles_across * tile_pieces
-    row_pieces, weight_pieces = rows * QUADS // threads, -(-all_pieces // threads)
+    threads, pieces = shape.group_threads, shape.rows * QUADS // shape.group_threads
     chunk_size, piece_size = chunk_of(precision), chunk_of(precision) // QUADS
-    weights_at = rows * CHUNK_WORDS
 
     @device_function
-    def fetch(
-        words: Any,
-        stage: Any,
-        member: Any,
-        operands: Any,
-        places: Any,
-        first_place: Any,
-        chunk: Any,
-        weights: Any,
-        tiles_at: Any,
-        chunks: Any,
-        tiles: Any,
+    def fetch_rows(
+        words: Any, to: Any, member: Any, operands: Any, places: Any, first_place: Any, chunk: Any
     ) -> None:
-        for index in range(row_pieces):
+        for index in range(pieces):
             piece = index * threads + member
             place = places[first_place + piece // QUADS]
             size = np.int32(16)
             source = place + chunk * chunk_size + piece % QUADS * piece_size
             if place < 0:
                 size, source = np.int32(0), np.int64(0)
-            copy16(words, stage + piece * 4, operands, source, size)
-        for index in range(weight_pieces):
+            copy16(words, to + piece * 4, operands, source, size)
+
+    return fetch_rows
+
+
+def make_fetch_weights(gates: int, shape: Shape) -> Any:
+    """fetch_weights(words, to, member, weights, tiles_at, tiles, chunk, chunks).
+
+    Likewise a chunk of every tile. tiles_at: where in `weights` the thread block's first tile begins, each
+    tile having `chunks` chunks; tiles: how many there are, the rest being zeros.
+    """
+    threads, tile_pieces = shape.group_threads, TILE_WORDS // 4
+    all_pieces = shape.blocks_across(gates) * gates * tile_pieces
+    pieces = -(-all_pieces // threads)
+
+    @device_function
+    def fetch_weights(
+        words: Any, to: Any, member: Any, weights: Any, tiles_at: Any, tiles: Any, chunk: Any, chunks: Any
+    ) -> None:
+        for index in range(pieces):
             piece = index * threads + member
             tile = piece // tile_pieces
             size = np.int32(16)
@@ -67,9 +69,9 @@ def make_fetch(precision: str, gates: int, shape: Shape) -> Any:
             if tile >= tiles:
                 size, source = np.int32(0), np.int64(0)
             if piece < all_pieces:
-                copy16(words, stage + weights_at + piece * 4, weights, source, size)
+                copy16(words, to + piece * 4, weights, source, size)
 
-    return fetch
+    return fetch_weights
 
 
 def make_multiply(precision: str, gates: int, shape: Shape) -> Any:
@@ -173,6 +175,3 @@ def make_fold(precision: str, gates: int, shape: Shape) -> Any:
                     sums[s] = zero
 
     return fold
-
-
-__all__ = ["WARP", "make_fetch", "make_fold", "make_multiply"]

@@ -106,6 +106,28 @@ def as_word(typing, number):
     return types.uint32(types.float32), generate
 
 
+@intrinsic
+def load_shared_by_all(typing, array, at):
+    """An int32 of global memory, as the last thread block that wrote it left it."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.ptrtoint(_element(context, builder, signature.args[0], args[0], args[1]), _I64)
+        return _asm(builder, _I32, "ld.acquire.gpu.global.s32 $0, [$1];", "=r,l,~{memory}", [pointer], True)
+
+    return types.int32(array, types.int64), generate
+
+
+@intrinsic
+def cooperative(typing):
+    """Have the kernel launched so that all of its thread blocks are on the device at once."""
+
+    def generate(context, builder, signature, args):
+        context.active_code_library.use_cooperative = True
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 def _mma(shape: str, element: Any, kind: Any, letter: str) -> Any:
     """mma.sync: c + a b for a tile of 16 by 8, of which a lane holds four sums, four words of a, two of b."""
     result = types.UniTuple(element, 4)

@@ -26,6 +26,7 @@ from keepgate_kernels.cuda.plan import (
     H_STRIDE,
     H_WEIGHT_SCALES,
     H_WEIGHTS,
+    HOISTED,
     INPUTS_AT,
     KIND,
     LANE_OF,
@@ -37,6 +38,8 @@ from keepgate_kernels.cuda.plan import (
     STEPS,
     UNITS_OF,
     WIDTH,
+    WORK_BASE,
+    WORK_STRIDE,
     X_BASE,
     X_CHUNKS,
     X_HALF,
@@ -46,9 +49,18 @@ from keepgate_kernels.cuda.plan import (
     X_WEIGHT_SCALES,
     X_WEIGHTS,
 )
-from keepgate_kernels.cuda.product import make_fetch, make_fold, make_multiply
+from keepgate_kernels.cuda.product import make_fetch_rows, make_fetch_weights, make_fold, make_multiply
 from keepgate_kernels.cuda.target import device_function
-from keepgate_kernels.cuda.tiles import CHUNK_WORDS, QUARTERS, ROWS, TILE_WORDS, UNITS, WARP, Shape
+from keepgate_kernels.cuda.tiles import (
+    CHUNK_WORDS,
+    QUARTERS,
+    ROWS,
+    TILE_WORDS,
+    UNITS,
+    WARP,
+    Shape,
+    sum_groups,
+)
 from keepgate_kernels.cuda.warp import commit, sync_warp, waiting
 from numba import cuda
 from numba.cuda import types
@@ -80,8 +92,10 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
     weights uint32; plan int64 of the product; at: (step, first row of a group of rows). Grid: groups of
     blocks of units, groups of rows.
     """
-    fetch, multiply = make_fetch(precision, gates, shape), make_multiply(precision, gates, shape)
-    fold, finish = make_fold(precision, gates, shape), make_finish(precision, gates)
+    fetch_rows, fetch_weights = make_fetch_rows(precision, shape), make_fetch_weights(gates, shape)
+    multiply, fold = make_multiply(precision, gates, shape), make_fold(precision, gates, shape)
+    finish, groups = make_finish(precision, gates), sum_groups(gates)
+    row_words = shape.rows * CHUNK_WORDS
     wait = waiting(shape.stages - 2)
     rows, threads, stages, split = shape.rows, shape.threads, shape.stages, shape.split
     both_rows = 2 * rows
@@ -165,12 +179,12 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                 stage = own_stages + turn % stages * stage_words
                 if turn < own_x:
                     chunk = group * own_x + turn
-                    fetch(words, stage, member, operands, places, 0, chunk, weights, x_tiles, x_chunks, tiles)
+                    fetch_rows(words, stage, member, operands, places, 0, chunk)
+                    fetch_weights(words, stage + row_words, member, weights, x_tiles, tiles, chunk, x_chunks)
                 else:
                     chunk = group * own_h + turn - own_x
-                    fetch(
-                        words, stage, member, operands, places, rows, chunk, weights, h_tiles, h_chunks, tiles
-                    )
+                    fetch_rows(words, stage, member, operands, places, rows, chunk)
+                    fetch_weights(words, stage + row_words, member, weights, h_tiles, tiles, chunk, h_chunks)
             commit()
             done = turn - ahead
             if done >= 0:
@@ -210,10 +224,15 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
             unit = first_unit + index % units
             if first_row + index // units < count and unit < plan[UNITS_OF]:
                 row = row_of(batch, first_row + index // units, first, now)
+                own = sums_at + index // units * stride + index % units
+                if kind == HOISTED:
+                    place = plan[WORK_BASE] + plan[WORK_STRIDE] * row.number + unit
+                    for group_of in range(groups):
+                        work[place + group_of * width] = numbers[own + group_of * units]
+                    continue
                 start = plan[START] + unit
                 if plan[START_STRIDE] != 0:
                     start += plan[START_STRIDE] * np.int64(batch[batch[INPUTS_AT] + row.given])
-                own = sums_at + index // units * stride + index % units
                 finish(memory, row, unit, values, start, width, numbers, own, units)
 
     return cuda.jit(step)

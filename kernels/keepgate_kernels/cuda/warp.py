@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keepgate_kernels.cuda.target import SIMULATED, device_function
 from numba import cuda
 
@@ -21,13 +23,20 @@ if SIMULATED:
     def sync_warp() -> None:
         """All threads of the warp have come here; here all of the block."""
         cuda.syncthreads()
+
+    @cuda.jit(device=True)
+    def sync_grid(counter: Any, at: Any, arrivals: Any) -> None:
+        """All thread blocks of the grid have come here."""
+        cuda.cg.this_grid().sync()
 else:
     from keepgate_kernels.cuda.ptx import (
         as_float,
         as_word,
         commit,
+        cooperative,
         copy16,
         load4,
+        load_shared_by_all,
         mma_bf16,
         mma_int8,
         waiting,
@@ -38,6 +47,23 @@ else:
         """All threads of the warp have come here."""
         cuda.syncwarp()
 
+    @device_function
+    def sync_grid(counter: Any, at: Any, arrivals: Any) -> None:
+        """All thread blocks of the grid have come here, and see what the others wrote.
+
+        counter: int32, of which the word `at` counts the blocks that came; arrivals: of all of them, barriers
+        before this one included.
+        """
+        cooperative()
+        cuda.syncthreads()
+        if cuda.threadIdx.x == 0:
+            cuda.threadfence()
+            cuda.atomic.add(counter, at, 1)
+            while load_shared_by_all(counter, at) < arrivals:
+                pass
+            cuda.threadfence()
+        cuda.syncthreads()
+
 
 __all__ = [
     "as_float",
@@ -47,6 +73,7 @@ __all__ = [
     "load4",
     "mma_bf16",
     "mma_int8",
+    "sync_grid",
     "sync_warp",
     "waiting",
 ]

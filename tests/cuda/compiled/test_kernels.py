@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 from cuda_report import ARCHITECTURES, Architecture, Usage, assemble, occupancy, usage
+from keepgate_kernels import Network
 from keepgate_kernels.cuda.catalogue import Entry, entries
 from keepgate_kernels.cuda.target import SIMULATED
+from keepgate_kernels.errors import DeviceMissingError
+from numba import cuda
+from support.random_models import random_tensors, token_spec
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator has no compiler")
 MOST_SHARED_BYTES = 163 << 10
@@ -16,7 +20,9 @@ MOST_SHARED_BYTES = 163 << 10
 @pytest.mark.parametrize("entry", list(entries()), ids=lambda entry: entry.name)
 def test_a_kernel_compiles(entry: Entry, architecture: Architecture) -> None:
     used = assemble(entry, architecture)
-    assert used.mma == entry.mma
+    # A loop of them may have been unrolled.
+    assert used.mma >= entry.mma
+    assert used.mma % entry.mma == 0 if entry.mma else used.mma == 0
     if entry.shape is not None:
         assert used.spilled_bytes == 0
         assert used.stack_bytes == 0
@@ -42,3 +48,16 @@ def test_a_report_is_read_and_occupancy_is_counted() -> None:
         32,
         "blocks",
     )
+
+
+def test_without_a_device_the_reason_is_told() -> None:
+    try:
+        devices = len(cuda.gpus)
+    except Exception:  # whatever numba-cuda says without a driver
+        devices = 0
+    if devices:
+        pytest.skip("there is a device here")
+    spec = token_spec()
+    with pytest.raises(DeviceMissingError, match="device cuda: there is none to use") as caught:
+        Network(spec, random_tensors(spec), slots=1, device="cuda")
+    assert caught.value.reason

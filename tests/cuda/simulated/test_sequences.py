@@ -1,0 +1,107 @@
+"""Many steps in one launch a layer: the bits of as many ticks of one step, and the oracle's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from keepgate_kernels import PRECISIONS, Lanes, ModelSpec, Network, Sampling, reference
+from keepgate_kernels.cuda import layout, sequences
+from keepgate_kernels.cuda.network import CudaNetwork
+from support.cuda_runs import cuda_network
+from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
+from support.rounding import rounded
+
+STEPS = 3
+
+
+@pytest.fixture(autouse=True)
+def short_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps are a sequence, and are computed in more than one turn."""
+    monkeypatch.setattr("keepgate_kernels.cuda.network.LEAST_SEQUENCE_STEPS", STEPS)
+    monkeypatch.setattr("keepgate_kernels.cuda.network.SEQUENCE_ROWS", 7)
+    assert layout.SEQUENCE_ROWS > 7
+    assert sequences.LEAST_SEQUENCE_STEPS > STEPS
+
+
+Bits = tuple[bytes, bytes, int]
+
+
+def run(network: Network, inputs: list[Any], at_once: bool, calls: list[int]) -> list[Bits]:
+    """State, answer and token of every lane, all of whose inputs are given in one tick or one by one."""
+    lanes = Lanes(network.spec)
+    tokens = lanes.takes_tokens
+    slots = [network.slots.allocate() or 0 for _ in inputs]
+    found: dict[int, tuple[bytes, int]] = {}
+    longest = max(map(len, inputs))
+    for begin in range(0, longest, longest if at_once else 1):
+        lanes.clear()
+        alive = [index for index, sequence in enumerate(inputs) if len(sequence) > begin]
+        for index in alive:
+            part = inputs[index][begin:] if at_once else inputs[index][begin : begin + 1]
+            position, sampling = begin + len(part), Sampling(temperature=1.0, seed=index)
+            lanes.add(slots[index], part, position=position, sampling=sampling, logits=tokens)
+        network.step(lanes)
+        for lane, index in enumerate(alive):
+            answer = lanes.logits(lane) if tokens else lanes.outputs(lane)
+            found[index] = answer.tobytes(), lanes.token(lane)
+    calls.append(len(inputs))
+    return [(network.slots.read(slot), *found[index]) for index, slot in enumerate(slots)]
+
+
+CASES: list[tuple[ModelSpec, str]] = [
+    *((feature_spec("gru", size=5, hidden=(12,)), precision) for precision in PRECISIONS),
+    (token_spec("lstm", hidden=(11, 5), peepholes=True), "bf16"),
+    (feature_spec("cifg", size=3, hidden=(9,)), "int8"),
+    (token_spec("rnn_tanh", hidden=(33,)), "fp32"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "precision"), CASES, ids=[f"{spec.layers[0].cell.kind.value}-{name}" for spec, name in CASES]
+)
+def test_sequences_have_the_bits_of_steps(
+    spec: ModelSpec, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = random_tensors(spec)
+    inputs = [random_inputs(spec, (steps,), steps) for steps in (STEPS + 1, 1, STEPS)]
+    calls: list[int] = []
+    launched = CudaNetwork._run_sequence
+
+    def watched(self: CudaNetwork, *args: Any) -> None:
+        calls.append(-1)
+        launched(self, *args)
+
+    monkeypatch.setattr(CudaNetwork, "_run_sequence", watched)
+    single = cuda_network(spec, tensors, slots=3, precision=precision)
+    expected = run(single, inputs, False, calls)
+    assert calls == [3]
+    whole = cuda_network(spec, tensors, slots=3, precision=precision)
+    assert run(whole, inputs, True, calls) == expected
+    assert calls == [3, -1, 3]
+    seen = rounded(spec, tensors, precision)
+    for slot, sequence in enumerate(inputs):
+        _, state = reference.run(spec, seen, sequence)
+        tolerance = {"fp32": 1e-5, "bf16": 1e-2, "int8": 5e-2}[precision]
+        for found, (h, _) in zip(whole.hidden(slot), state, strict=True):
+            np.testing.assert_allclose(found, h, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [feature_spec("lstm", projection=3), feature_spec("gru_reset_before")],
+    ids=["projection", "reset"],
+)
+def test_layers_of_two_products_go_step_by_step(spec: ModelSpec) -> None:
+    network = cuda_network(spec, random_tensors(spec), slots=1)
+    assert isinstance(network.backend, CudaNetwork)
+    assert network.backend._sequence is None
+
+
+def test_what_does_not_fit_goes_step_by_step() -> None:
+    """More thread blocks than the device holds at once would wait for each other for ever."""
+    spec = feature_spec("lstm", hidden=(8 * 5,))
+    network = cuda_network(spec, random_tensors(spec), slots=1)
+    assert isinstance(network.backend, CudaNetwork)
+    assert network.backend._sequence is None
