@@ -74,6 +74,7 @@ test-cuda-sim: .venv-cuda/ready ## Run the CUDA kernels in a simulator, compile 
 
 .PHONY: test-cuda
 test-cuda: .venv-cuda/ready ## Run the CUDA kernels' tests on a device, under compute-sanitizer too
+	.venv-cuda/bin/python -c 'from keepgate_kernels.cuda.launch import multiprocessors; multiprocessors()'
 	$(CUDA_TESTS) tests/cuda/simulated tests/cuda/device $(ARGS)
 
 .PHONY: cuda-report
@@ -180,6 +181,10 @@ bench-kernels: $(VENV)/peers ## Measure the kernels beside PyTorch, ONNX Runtime
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install mlserver==1.7.1 onnxruntime==1.32.0
 	@touch $@
+
+.PHONY: bench-cuda
+bench-cuda: .venv-cuda/ready ## Check and measure the CUDA kernels beside cuDNN and torch.compile: needs a GPU
+	.venv-cuda/bin/python benchmarks/cuda_kernels.py $(ARGS)
 
 .PHONY: bench-service
 bench-service: $(VENV)/peers .venv-peers/ready ## Measure the service beside servers by hand and MLServer

@@ -63,8 +63,8 @@ def multiprocessors() -> int:
     try:
         device = cuda.get_current_device()
     except Exception as error:  # the loader, the driver and numba-cuda each have errors of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DeviceMissingError(f"device cuda: there is none to use: {error}", reason=reason) from error
+        reason = " ".join(str(error).split()).strip(" :") or type(error).__name__
+        raise DeviceMissingError(f"device cuda: there is none to use: {reason}", reason=reason) from error
     capability = tuple(device.compute_capability)
     if capability < LEAST_CAPABILITY:
         text = f"compute capability {capability[0]}.{capability[1]}, expected at least 8.0"

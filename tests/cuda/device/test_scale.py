@@ -1,0 +1,105 @@
+"""What only a device is fast enough for: real sizes and batches, replayed ticks, the sanitizer's checks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from keepgate_kernels import PRECISIONS, CellKind, Lanes, Sampling
+from keepgate_kernels.cuda.network import CudaNetwork
+from support.cuda_runs import check, cuda_network
+from support.random_models import random_inputs, random_tensors, token_spec
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", CellKind)
+@pytest.mark.parametrize("hidden", [127, 512])
+def test_real_sizes(kind: CellKind, hidden: int, precision: str) -> None:
+    spec = token_spec(kind, vocabulary=78, hidden=(hidden, hidden))
+    check(spec, random_inputs(spec, (64, 3)), precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", CellKind)
+def test_batches_of_1_7_64_and_1000(kind: CellKind, precision: str) -> None:
+    """The same bits in each, tick after tick, so that replayed graphs are among them."""
+    spec = token_spec(kind, vocabulary=23, hidden=(100,))
+    network = cuda_network(spec, random_tensors(spec), slots=1000, precision=precision)
+    tokens = random_inputs(spec, (1000, 4))
+    expected = None
+    for batch in (1000, 64, 7, 1):
+        lanes = Lanes(spec)
+        states, drawn = [], []
+        for first in range(0, 1000 if batch > 1 else 50, batch):
+            slots = [network.slots.allocate() or 0 for _ in range(min(batch, 1000 - first))]
+            for turn in range(4):
+                lanes.clear()
+                for lane, slot in enumerate(slots):
+                    sampling = Sampling(temperature=1.0, top_p=0.9, seed=first + lane)
+                    given = tokens[first + lane, turn : turn + 1]
+                    lanes.add(slot, given, position=turn + 1, sampling=sampling)
+                network.step(lanes)
+            drawn += lanes.tokens.tolist()
+            states += network.slots.read_many(np.array(slots))
+            for slot in slots:
+                network.slots.release(slot)
+        if expected is None:
+            expected = states, drawn
+        assert states == expected[0][: len(states)]
+        assert drawn == expected[1][: len(drawn)]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", ["lstm", "gru", "cifg", "rnn_tanh"])
+def test_long_sequences_have_the_bits_of_steps(kind: str, precision: str) -> None:
+    spec = token_spec(kind, vocabulary=23, hidden=(256, 100))
+    network = cuda_network(spec, random_tensors(spec), slots=17, precision=precision)
+    assert isinstance(network.backend, CudaNetwork)
+    assert network.backend._sequence is not None
+    tokens = random_inputs(spec, (16, 300))
+    lanes = Lanes(spec)
+    for sequence in tokens:
+        slot = network.slots.allocate()
+        assert slot is not None
+        lanes.add(slot, sequence, position=300, sampling=Sampling())
+    network.step(lanes)
+    slot = network.slots.allocate()
+    assert slot == 16
+    for position in range(300):
+        lanes.clear()
+        lanes.add(slot, tokens[5, position : position + 1], position=position + 1, sampling=Sampling())
+        network.step(lanes)
+    assert network.slots.read(16) == network.slots.read(5)
+
+
+SMALL_RUN = """
+from keepgate_kernels import Lanes, Sampling
+from support.cuda_runs import cuda_network
+from support.random_models import random_inputs, random_tensors, token_spec
+for precision in ("fp32", "bf16", "int8"):
+    for kind in ("lstm", "gru", "rnn_relu", "gru_reset_before"):
+        spec = token_spec(kind, hidden=(40, 9))
+        network, lanes = cuda_network(spec, random_tensors(spec), slots=20, precision=precision), Lanes(spec)
+        for sequence in random_inputs(spec, (20, 9)):
+            slot = network.slots.allocate()
+            lanes.add(slot, sequence, position=9, sampling=Sampling(1.0), top_k=3, score=True)
+        network.step(lanes)
+        lanes.clear()
+        for slot in range(3):
+            lanes.add(slot, random_inputs(spec, (9,)), position=18, sampling=Sampling(), logits=True)
+        network.step(lanes)
+        network.slots.read(0)
+"""
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
+def test_the_sanitizer_finds_nothing(tool: str) -> None:
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        pytest.skip("no compute-sanitizer here")
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", SMALL_RUN]
+    result = subprocess.run(command, cwd="tests", capture_output=True, text=True, timeout=900, check=False)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
