@@ -82,7 +82,7 @@ class OldDevice:
 def test_a_device_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     multiprocessors.cache_clear()
     monkeypatch.setattr(launch_module, "SIMULATED", False)
-    monkeypatch.setattr(launch_module.cuda, "get_current_device", OldDevice, raising=False)
+    monkeypatch.setattr("numba.cuda.get_current_device", OldDevice, raising=False)
     with pytest.raises(
         DeviceMissingError, match=r"compute capability 7\.5, expected at least 8\.0"
     ) as caught:
