@@ -57,10 +57,11 @@ test-rungs: $(VENV)/development ## Run the kernels' tests on every other rung th
 	done
 
 # numba-cuda takes the place of a part of Numba, so it lives apart.
-.venv-cuda/ready: constraints.txt kernels/pyproject.toml
+.venv-cuda/ready: constraints.txt kernels/pyproject.toml service/pyproject.toml
 	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
 	.venv-cuda/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
-		--editable 'kernels[cuda]' greenlet hypothesis pytest
+		--editable 'kernels[cuda]' --editable protos --editable clients/python --editable service \
+		greenlet hypothesis pytest
 	@touch $@
 
 CUDA_TESTS := .venv-cuda/bin/python -m pytest --confcutdir tests/cuda -p no:cacheprovider

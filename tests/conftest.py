@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -30,13 +30,13 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def start_server(repository: Path, tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    """A factory of servers of one's own: start_server(max_sessions=1). They are killed after the
-    test."""
+    """A factory of servers of one's own: start_server(max_sessions=1). extra: as `ServerProcess`. They are
+    killed after the test."""
     started: list[ServerProcess] = []
 
-    def start(**settings: object) -> ServerProcess:
+    def start(extra: Mapping[str, str] | None = None, **settings: object) -> ServerProcess:
         directory = tmp_path / f"server-{len(started)}"
-        process = ServerProcess(directory, {"models": repository, **settings})
+        process = ServerProcess(directory, {"models": repository, **settings}, extra)
         started.append(process)
         return process.wait_ready()
 

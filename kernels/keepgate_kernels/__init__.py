@@ -12,7 +12,7 @@
 from keepgate_kernels.cpu.info import cpu_info
 from keepgate_kernels.cpu.sizes import packed_bytes
 from keepgate_kernels.lanes import Lanes
-from keepgate_kernels.network import Network
+from keepgate_kernels.network import Network, check_device
 from keepgate_kernels.sampling import Sampling, sample, top_tokens
 from keepgate_kernels.spec import (
     CategoricalHead,
@@ -44,6 +44,7 @@ __all__ = [
     "SpecError",
     "TokenInput",
     "WeightsError",
+    "check_device",
     "cpu_info",
     "packed_bytes",
     "sample",

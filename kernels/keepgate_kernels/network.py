@@ -21,12 +21,26 @@ from keepgate_kernels.weights import fingerprint as weights_fingerprint
 DEVICES = ("cpu", "cuda")
 
 
+def check_device(device: str) -> None:
+    """Raises DeviceMissingError if no network can run on one of DEVICES here, ValueError for another name."""
+    if device not in DEVICES:
+        raise ValueError(f"device: got {device!r}, expected one of {', '.join(DEVICES)}")
+    if device == "cuda":
+        from keepgate_kernels.cuda.launch import multiprocessors  # noqa: PLC0415  # needs numba-cuda
+
+        multiprocessors()
+
+
 class Backend(Protocol):
     """What a device does for a `Network`."""
 
     @property
     def slots(self) -> Slots:
         """The states of the sessions."""
+
+    @property
+    def kernel(self) -> str:
+        """See `Network.kernel`."""
 
     @property
     def weight_bytes(self) -> int:
@@ -97,6 +111,11 @@ class Network:
         Threads may call it with lanes of their own and slots that are not shared; on the CPU they step at the
         same time, on another device one after the other. Raises DeviceError if the device fails.
         """
+
+    @property
+    def kernel(self) -> str:
+        """What computes: networks of the same weights, precision and kernel have the same bits."""
+        return self.backend.kernel
 
     @property
     def weight_bytes(self) -> int:

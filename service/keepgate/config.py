@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from keepgate.cores import usable_cores
 from keepgate.errors import ConfigError
+from keepgate.models.device import Device
 from keepgate.models.precision import PrecisionChoice
 from keepgate.sessions.durability import Durability
 
@@ -102,11 +103,14 @@ class Settings(BaseSettings):
         description="fp32, bf16 or int8 for all models, NAME=int8 or NAME/VERSION=int8 for one; several with "
         "commas",
     )
+    device: Device = Field(
+        Device.CPU, description="where models are computed: cpu, cuda, or auto: on CUDA where that can be"
+    )
     threads: int = Field(
         0,
         ge=0,
         le=MAX_THREADS,
-        description="threads that a heavy batch may use; 0: as many as there are cores, at most "
+        description="threads that a heavy batch may use on the CPU; 0: as many as there are cores, at most "
         f"{DEFAULT_THREADS}",
     )
     max_sessions: int = Field(100_000, ge=1, le=10_000_000, description="open sessions of each model version")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import secrets
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import structlog
-from keepgate_kernels import cpu_info
 
 from keepgate.config import Settings
 from keepgate.errors import (
@@ -263,9 +261,4 @@ def _principal_of(packed: bytes) -> str:
 
 def _kernel(model: LoadedModel) -> str:
     """What computes the model's states: two of the same give the same bits."""
-    return f"{_rung()}/{model.network.precision}"
-
-
-@functools.cache
-def _rung() -> object:
-    return cpu_info()["rung"]
+    return f"{model.network.kernel}/{model.network.precision}"

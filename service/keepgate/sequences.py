@@ -6,6 +6,7 @@ event loop. Inputs are checked where they are converted: what comes here is vali
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from keepgate.engine.job import Job, Scores
 from keepgate.errors import (
     DrainingError,
     KeepgateError,
+    LostDeviceError,
     PositionMismatchError,
     QueueTimeoutError,
     RequestError,
@@ -161,6 +163,16 @@ class Sequences(Directory):
     async def flush(self) -> None:
         """Return once the store knows all that was done."""
         await self.keeper.flush()
+
+    @property
+    def device_lost(self) -> asyncio.Event:
+        """Set when the device failed that states are on: nothing is computed any more."""
+        return self._compute.lost
+
+    def check_device(self) -> None:
+        """Raises LostDeviceError if `device_lost`."""
+        if self._compute.error is not None:
+            raise LostDeviceError(self._compute.error)
 
     async def stop(self) -> None:
         """Wait for the batch that is being computed, and compute no more. What is not flushed is lost."""

@@ -22,6 +22,7 @@ from keepgate.config import Settings, load_settings
 from keepgate.errors import KeepgateError
 from keepgate.keeper import Keeper
 from keepgate.logs import configure_logs
+from keepgate.models.networks import present
 from keepgate.models.registry import LoadReport, load_repository
 from keepgate.rpc.admin import AdminServicer
 from keepgate.rpc.guard import CallGuard
@@ -60,10 +61,11 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal stops at once.
 
     Raises RepositoryError if no model can serve, ListenError if the address is taken, ConfigError
-    if `ready_file` cannot be written, `precision` names a model that is not there, or tokens or certificates
-    cannot be read.
+    if `ready_file` cannot be written, there is no CUDA device where `device` wants one, `precision` names a
+    model that is not there, or tokens or certificates cannot be read, LostDeviceError if a device fails.
     """
     configure_logs(settings.log_format, settings.log_level)
+    settings = settings.model_copy(update={"device": present(settings.device)})
     sys.setswitchinterval(SWITCH_SECONDS)
     memory.steady()
     asyncio.run(_serve(settings))
@@ -115,6 +117,7 @@ async def _serve(settings: Settings) -> None:
         try:
             await _until_stopped(settings, server, sequences, guard, status, signals)
             await _stop_server(admin_server)
+            sequences.check_device()
             log.info("stopped")
         finally:
             for task in background:
@@ -135,6 +138,7 @@ def _load_models(settings: Settings) -> LoadReport:
         slots=settings.slots,
         precision=settings.precision,
         threads=settings.thread_count,
+        device=settings.device,
     )
     for error in report.refused:
         log.error("model refused", error=str(error))
@@ -161,12 +165,13 @@ async def _until_stopped(
     status: HealthServicer,
     signals: Signals,
 ) -> None:
-    await signals.first.wait()
-    end = time.monotonic() + settings.drain_seconds
-    log.info("draining", calls=guard.in_flight, seconds=settings.drain_seconds)
+    await _first_of(signals.first.wait(), sequences.device_lost.wait(), None)
+    seconds = 0.0 if sequences.device_lost.is_set() else settings.drain_seconds
+    end = time.monotonic() + seconds
+    log.info("draining", calls=guard.in_flight, seconds=seconds)
     sequences.drain()
     status.enter_graceful_shutdown()
-    await _first_of(guard.wait_idle(), signals.second.wait(), settings.drain_seconds)
+    await _first_of(guard.wait_idle(), signals.second.wait(), seconds)
     if guard.in_flight:
         log.warning("calls cut off", calls=guard.in_flight)
         guard.cut()
@@ -186,9 +191,10 @@ async def _stop_server(server: grpc.aio.Server) -> None:
 
 
 async def _first_of(
-    wanted: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object], seconds: float
+    wanted: Coroutine[Any, Any, object], other: Coroutine[Any, Any, object], seconds: float | None
 ) -> bool:
-    """Wait for either, and so long at most; whether what is wanted came. Raises what that raises."""
+    """Wait for either, and so long at most unless it is None; whether what is wanted came. Raises what that
+    raises."""
     waits = [asyncio.ensure_future(wanted), asyncio.ensure_future(other)]
     done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:

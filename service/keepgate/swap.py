@@ -247,6 +247,7 @@ class Swap:
             slots=settings.slots,
             precision=settings.precision.of(*key),
             threads=settings.thread_count,
+            device=settings.device,
         )
         make_ready(model)
         give_back()  # the file's bytes
@@ -274,6 +275,7 @@ def make_ready(model: LoadedModel) -> None:
         version=model.key.version,
         parameters=model.spec.parameters,
         precision=model.network.precision,
+        device=model.network.device,
         weight_bytes=model.network.weight_bytes,
         compile_seconds=round(seconds, 3),
     )

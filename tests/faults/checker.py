@@ -152,8 +152,8 @@ class _Session:
             self.report.steps += asked.end - max(asked.start, self.acknowledged)
             self.acknowledged = asked.end
             self.acks[asked.end] = event.at
-        elif not event.replayed:
-            self.acks[asked.end] = event.at  # its steps were lost to a kill, and this very request made them anew
+        elif not event.replayed:  # a kill had lost its steps, and this very request made them anew
+            self.acks[asked.end] = event.at
         if event.position != asked.end:
             kind = Kind.TWICE if event.position > asked.end else Kind.RESET
             self._fault(kind, asked.start, f"got position {event.position}, expected {asked.end}")

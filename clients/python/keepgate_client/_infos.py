@@ -84,6 +84,7 @@ def model_from_proto(model: models_pb2.Model) -> types.ModelInfo:
         file_bytes=model.file_bytes,
         precision=model.precision,
         weight_bytes=model.weight_bytes,
+        device=model.device,
         precisions=tuple(types.PrecisionInfo(x.precision, x.weight_bytes) for x in model.precisions),
         state_bytes=model.state_bytes,
         fingerprint=model.fingerprint,

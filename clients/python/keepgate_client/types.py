@@ -255,9 +255,9 @@ class ModelInfo:
 
     parameters counts the trained numbers; file_bytes and state_bytes (of one session) are in bytes.
     precision is that of the weights in the kernels, "fp32", "bf16" or "int8", and weight_bytes the memory
-    they take; precisions lists all that the server offers, the most exact first. fingerprint is the SHA-256
-    of spec and weights; sessions counts the open ones of this version. A version that is retired serves those
-    and takes no new ones.
+    they take; precisions lists all that the server offers, the most exact first. device is where the model is
+    computed, "cpu" or "cuda". fingerprint is the SHA-256 of spec and weights; sessions counts the open ones
+    of this version. A version that is retired serves those and takes no new ones.
     """
 
     name: str
@@ -269,6 +269,7 @@ class ModelInfo:
     file_bytes: int
     precision: str
     weight_bytes: int
+    device: str
     precisions: tuple[PrecisionInfo, ...]
     state_bytes: int
     fingerprint: str

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.crew import Crew
 from keepgate_kernels.cpu.memory import address_of
 from keepgate_kernels.cpu.native import native
@@ -55,6 +56,11 @@ class CpuNetwork:
             self._packed.weights.nbytes / READ_BYTES_PER_SECOND,
             flops_per_step / OPERATIONS_PER_SECOND[precision],
         )
+
+    @property
+    def kernel(self) -> str:
+        """The rung of the ladder."""
+        return RUNG.name
 
     @property
     def weight_bytes(self) -> int:

@@ -81,6 +81,16 @@ def most_shared_bytes() -> int:
 
 
 @functools.cache
+def architecture() -> str:
+    """What the current device runs, such as "sm_90". Raises DeviceMissingError."""
+    multiprocessors()
+    if SIMULATED:
+        return "cuda simulator"
+    major, minor = cuda.get_current_device().compute_capability
+    return f"sm_{major}{minor}"
+
+
+@functools.cache
 def _loaded(name: str, make: Callable[[], Any], arguments: Any, shared_bytes: int) -> Any:
     """A kernel, compiled for the device and allowed to have its shared memory."""
     kernel = make()

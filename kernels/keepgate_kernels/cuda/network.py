@@ -10,7 +10,7 @@ import numpy as np
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.answers import ANSWER_WORDS
 from keepgate_kernels.cuda.catalogue import Entry, entries, step_entry
-from keepgate_kernels.cuda.launch import Queue, multiprocessors, pinned, told
+from keepgate_kernels.cuda.launch import Queue, architecture, multiprocessors, pinned, told
 from keepgate_kernels.cuda.layout import LAYER_SCALES, SEQUENCE_ROWS, Layout
 from keepgate_kernels.cuda.packing import Packed, Product, folds, pack
 from keepgate_kernels.cuda.sequences import LEAST_SEQUENCE_STEPS, SEQUENCE_LANES, Sequences
@@ -63,6 +63,11 @@ class CudaNetwork:
         self._room = -1
         self._outputs = -1
         self._make_room(words_of(1, 1, spec.input_size), ANSWER_WORDS)
+
+    @property
+    def kernel(self) -> str:
+        """The device's architecture."""
+        return architecture()
 
     @property
     def weight_bytes(self) -> int:

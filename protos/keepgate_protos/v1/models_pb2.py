@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkeepgate_protos/v1/models.proto\x12\x0bkeepgate.v1\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.keepgate.v1.Model\"5\n\x14\x44\x65scribeModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\":\n\x15\x44\x65scribeModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.keepgate.v1.Model\"\xc7\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x0btoken_input\x18\x03 \x01(\x0b\x32\x17.keepgate.v1.TokenInputH\x00\x12\x32\n\rfeature_input\x18\x04 \x01(\x0b\x32\x19.keepgate.v1.FeatureInputH\x00\x12\"\n\x06layers\x18\x05 \x03(\x0b\x32\x12.keepgate.v1.Layer\x12\x38\n\x10\x63\x61tegorical_head\x18\x06 \x01(\x0b\x32\x1c.keepgate.v1.CategoricalHeadH\x01\x12.\n\x0blinear_head\x18\x07 \x01(\x0b\x32\x17.keepgate.v1.LinearHeadH\x01\x12\x12\n\nparameters\x18\x08 \x01(\x04\x12\x12\n\nfile_bytes\x18\t \x01(\x04\x12\x11\n\tprecision\x18\n \x01(\t\x12\x13\n\x0bstate_bytes\x18\x0b \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x0c \x01(\t\x12\x10\n\x08sessions\x18\r \x01(\x04\x12\x13\n\x0b\x64\x65scription\x18\x0e \x01(\t\x12\x0e\n\x06source\x18\x0f \x01(\t\x12\x0f\n\x07licence\x18\x10 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x11 \x01(\x04\x12.\n\nprecisions\x18\x12 \x03(\x0b\x32\x1a.keepgate.v1.PrecisionSize\x12)\n\tcondition\x18\x13 \x01(\x0e\x32\x16.keepgate.v1.ConditionB\x07\n\x05inputB\x06\n\x04head\"8\n\rPrecisionSize\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x02 \x01(\x04\"d\n\nTokenInput\x12\x17\n\x0fvocabulary_size\x18\x01 \x01(\r\x12\x16\n\x0e\x65mbedding_size\x18\x02 \x01(\r\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12\x12\n\nvocabulary\x18\x04 \x03(\t\"\x1c\n\x0c\x46\x65\x61tureInput\x12\x0c\n\x04size\x18\x01 \x01(\r\"i\n\x05Layer\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\x12\x17\n\x0fprojection_size\x18\x03 \x01(\r\x12\x11\n\tpeepholes\x18\x04 \x01(\x08\x12\x11\n\tcell_clip\x18\x05 \x01(\x02\"\x1f\n\x0f\x43\x61tegoricalHead\x12\x0c\n\x04size\x18\x01 \x01(\r\"\x1a\n\nLinearHead\x12\x0c\n\x04size\x18\x01 \x01(\r*T\n\tCondition\x12\x19\n\x15\x43ONDITION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43ONDITION_SERVING\x10\x01\x12\x15\n\x11\x43ONDITION_RETIRED\x10\x02\x32\xa4\x01\n\x06Models\x12G\n\x04List\x12\x1e.keepgate.v1.ListModelsRequest\x1a\x1f.keepgate.v1.ListModelsResponse\x12Q\n\x08\x44\x65scribe\x12!.keepgate.v1.DescribeModelRequest\x1a\".keepgate.v1.DescribeModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fkeepgate_protos/v1/models.proto\x12\x0bkeepgate.v1\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.keepgate.v1.Model\"5\n\x14\x44\x65scribeModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\":\n\x15\x44\x65scribeModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.keepgate.v1.Model\"\xd7\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\x0btoken_input\x18\x03 \x01(\x0b\x32\x17.keepgate.v1.TokenInputH\x00\x12\x32\n\rfeature_input\x18\x04 \x01(\x0b\x32\x19.keepgate.v1.FeatureInputH\x00\x12\"\n\x06layers\x18\x05 \x03(\x0b\x32\x12.keepgate.v1.Layer\x12\x38\n\x10\x63\x61tegorical_head\x18\x06 \x01(\x0b\x32\x1c.keepgate.v1.CategoricalHeadH\x01\x12.\n\x0blinear_head\x18\x07 \x01(\x0b\x32\x17.keepgate.v1.LinearHeadH\x01\x12\x12\n\nparameters\x18\x08 \x01(\x04\x12\x12\n\nfile_bytes\x18\t \x01(\x04\x12\x11\n\tprecision\x18\n \x01(\t\x12\x13\n\x0bstate_bytes\x18\x0b \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x0c \x01(\t\x12\x10\n\x08sessions\x18\r \x01(\x04\x12\x13\n\x0b\x64\x65scription\x18\x0e \x01(\t\x12\x0e\n\x06source\x18\x0f \x01(\t\x12\x0f\n\x07licence\x18\x10 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x11 \x01(\x04\x12.\n\nprecisions\x18\x12 \x03(\x0b\x32\x1a.keepgate.v1.PrecisionSize\x12)\n\tcondition\x18\x13 \x01(\x0e\x32\x16.keepgate.v1.Condition\x12\x0e\n\x06\x64\x65vice\x18\x14 \x01(\tB\x07\n\x05inputB\x06\n\x04head\"8\n\rPrecisionSize\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x02 \x01(\x04\"d\n\nTokenInput\x12\x17\n\x0fvocabulary_size\x18\x01 \x01(\r\x12\x16\n\x0e\x65mbedding_size\x18\x02 \x01(\r\x12\x11\n\ttokenizer\x18\x03 \x01(\t\x12\x12\n\nvocabulary\x18\x04 \x03(\t\"\x1c\n\x0c\x46\x65\x61tureInput\x12\x0c\n\x04size\x18\x01 \x01(\r\"i\n\x05Layer\x12\x0c\n\x04\x63\x65ll\x18\x01 \x01(\t\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\x12\x17\n\x0fprojection_size\x18\x03 \x01(\r\x12\x11\n\tpeepholes\x18\x04 \x01(\x08\x12\x11\n\tcell_clip\x18\x05 \x01(\x02\"\x1f\n\x0f\x43\x61tegoricalHead\x12\x0c\n\x04size\x18\x01 \x01(\r\"\x1a\n\nLinearHead\x12\x0c\n\x04size\x18\x01 \x01(\r*T\n\tCondition\x12\x19\n\x15\x43ONDITION_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43ONDITION_SERVING\x10\x01\x12\x15\n\x11\x43ONDITION_RETIRED\x10\x02\x32\xa4\x01\n\x06Models\x12G\n\x04List\x12\x1e.keepgate.v1.ListModelsRequest\x1a\x1f.keepgate.v1.ListModelsResponse\x12Q\n\x08\x44\x65scribe\x12!.keepgate.v1.DescribeModelRequest\x1a\".keepgate.v1.DescribeModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'keepgate_protos.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONDITION']._serialized_start=1186
-  _globals['_CONDITION']._serialized_end=1270
+  _globals['_CONDITION']._serialized_start=1202
+  _globals['_CONDITION']._serialized_end=1286
   _globals['_LISTMODELSREQUEST']._serialized_start=48
   _globals['_LISTMODELSREQUEST']._serialized_end=67
   _globals['_LISTMODELSRESPONSE']._serialized_start=69
@@ -42,19 +42,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEMODELRESPONSE']._serialized_start=182
   _globals['_DESCRIBEMODELRESPONSE']._serialized_end=240
   _globals['_MODEL']._serialized_start=243
-  _globals['_MODEL']._serialized_end=826
-  _globals['_PRECISIONSIZE']._serialized_start=828
-  _globals['_PRECISIONSIZE']._serialized_end=884
-  _globals['_TOKENINPUT']._serialized_start=886
-  _globals['_TOKENINPUT']._serialized_end=986
-  _globals['_FEATUREINPUT']._serialized_start=988
-  _globals['_FEATUREINPUT']._serialized_end=1016
-  _globals['_LAYER']._serialized_start=1018
-  _globals['_LAYER']._serialized_end=1123
-  _globals['_CATEGORICALHEAD']._serialized_start=1125
-  _globals['_CATEGORICALHEAD']._serialized_end=1156
-  _globals['_LINEARHEAD']._serialized_start=1158
-  _globals['_LINEARHEAD']._serialized_end=1184
-  _globals['_MODELS']._serialized_start=1273
-  _globals['_MODELS']._serialized_end=1437
+  _globals['_MODEL']._serialized_end=842
+  _globals['_PRECISIONSIZE']._serialized_start=844
+  _globals['_PRECISIONSIZE']._serialized_end=900
+  _globals['_TOKENINPUT']._serialized_start=902
+  _globals['_TOKENINPUT']._serialized_end=1002
+  _globals['_FEATUREINPUT']._serialized_start=1004
+  _globals['_FEATUREINPUT']._serialized_end=1032
+  _globals['_LAYER']._serialized_start=1034
+  _globals['_LAYER']._serialized_end=1139
+  _globals['_CATEGORICALHEAD']._serialized_start=1141
+  _globals['_CATEGORICALHEAD']._serialized_end=1172
+  _globals['_LINEARHEAD']._serialized_start=1174
+  _globals['_LINEARHEAD']._serialized_end=1200
+  _globals['_MODELS']._serialized_start=1289
+  _globals['_MODELS']._serialized_end=1453
 # @@protoc_insertion_point(module_scope)

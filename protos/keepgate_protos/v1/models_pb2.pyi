@@ -41,7 +41,7 @@ class DescribeModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "token_input", "feature_input", "layers", "categorical_head", "linear_head", "parameters", "file_bytes", "precision", "state_bytes", "fingerprint", "sessions", "description", "source", "licence", "weight_bytes", "precisions", "condition")
+    __slots__ = ("name", "version", "token_input", "feature_input", "layers", "categorical_head", "linear_head", "parameters", "file_bytes", "precision", "state_bytes", "fingerprint", "sessions", "description", "source", "licence", "weight_bytes", "precisions", "condition", "device")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_INPUT_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class Model(_message.Message):
     WEIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PRECISIONS_FIELD_NUMBER: _ClassVar[int]
     CONDITION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     token_input: TokenInput
@@ -80,7 +81,8 @@ class Model(_message.Message):
     weight_bytes: int
     precisions: _containers.RepeatedCompositeFieldContainer[PrecisionSize]
     condition: Condition
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., token_input: _Optional[_Union[TokenInput, _Mapping]] = ..., feature_input: _Optional[_Union[FeatureInput, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., categorical_head: _Optional[_Union[CategoricalHead, _Mapping]] = ..., linear_head: _Optional[_Union[LinearHead, _Mapping]] = ..., parameters: _Optional[int] = ..., file_bytes: _Optional[int] = ..., precision: _Optional[str] = ..., state_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., sessions: _Optional[int] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., precisions: _Optional[_Iterable[_Union[PrecisionSize, _Mapping]]] = ..., condition: _Optional[_Union[Condition, str]] = ...) -> None: ...
+    device: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., token_input: _Optional[_Union[TokenInput, _Mapping]] = ..., feature_input: _Optional[_Union[FeatureInput, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., categorical_head: _Optional[_Union[CategoricalHead, _Mapping]] = ..., linear_head: _Optional[_Union[LinearHead, _Mapping]] = ..., parameters: _Optional[int] = ..., file_bytes: _Optional[int] = ..., precision: _Optional[str] = ..., state_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., sessions: _Optional[int] = ..., description: _Optional[str] = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., precisions: _Optional[_Iterable[_Union[PrecisionSize, _Mapping]]] = ..., condition: _Optional[_Union[Condition, str]] = ..., device: _Optional[str] = ...) -> None: ...
 
 class PrecisionSize(_message.Message):
     __slots__ = ("precision", "weight_bytes")

@@ -143,6 +143,7 @@ def _facts(model: ModelInfo) -> list[tuple[str, RenderableType]]:
         ("Parameters", f"{model.parameters:,}"),
         ("File", size(model.file_bytes)),
         ("Weights", _weights(model)),
+        ("Device", model.device),
         ("State", f"{size(model.state_bytes)} a session"),
         ("Sessions", f"{model.sessions:,}"),
         ("Condition", "retired: takes no new sessions" if model.retired else ""),

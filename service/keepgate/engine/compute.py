@@ -6,15 +6,21 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from keepgate_kernels.errors import DeviceLostError
+
 
 class ComputeThread:
-    """One thread, shared by all engines of the process: the kernels need the cores, not each
-    other."""
+    """One thread, shared by all engines of the process: the kernels need the cores, not each other.
+
+    lost: set when the device failed; `error` says how. From then on nothing is computed.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="keepgate-compute")
         self.closed = False
+        self.lost = asyncio.Event()
+        self.error: DeviceLostError | None = None
 
     def run(self, work: Callable[[], None], done: Callable[[], None]) -> None:
         """Run `work`, which must not raise, on the thread, then `done` on the loop. Nothing if
@@ -29,6 +35,12 @@ class ComputeThread:
     def _came_back(self, done: Callable[[], None]) -> None:
         if not self.closed:  # else nobody waits any more, and nothing may follow
             done()
+
+    def lose(self, error: DeviceLostError) -> None:
+        """The device failed: its states are gone, for all engines."""
+        self.closed = True
+        self.error = error
+        self.lost.set()
 
     def close(self) -> None:
         """Wait for the work that runs. What comes back from it, or is given later, is dropped."""

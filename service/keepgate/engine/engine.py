@@ -17,6 +17,7 @@ from contextvars import copy_context
 
 import structlog
 from keepgate_kernels import Lanes, Network
+from keepgate_kernels.errors import DeviceLostError
 
 from keepgate.engine.alone import ALONE_SECONDS, is_plain, run
 from keepgate.engine.batch import Batch
@@ -35,8 +36,9 @@ MAX_INPUTS = 16_384
 INLINE_SECONDS = 100e-6
 """A batch cheaper than this runs on the loop: about what a hop to a thread and back costs."""
 INLINE_FRAME_SECONDS = 3e-3
-"""The same for a frame, for which the loop has about a millisecond of other work. On a thread it would wait for
-the loop's interpreter lock twice, and there is less to gain from computing beside the loop than that costs."""
+"""The same for a frame, for which the loop has about half a millisecond of other work. On a thread it would
+wait for the interpreter's lock twice, and there is less to gain from computing beside the loop than that
+costs."""
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +60,7 @@ class Engine:
     ) -> None:
         self.meter = Meter()
         self._network = network
+        self._steps_alone = network.device == "cpu"  # to start another device takes longer than to gather
         self._compute_thread = compute
         self._on_done = on_done
         self._loop = asyncio.get_running_loop()
@@ -160,6 +163,8 @@ class Engine:
         """Whether a batch of one input may run now, on the loop, and by whoever submits it."""
         if self._handing_out or self._compute_thread.closed or not self._batcher.is_idle:
             return False
+        if not self._steps_alone:
+            return False
         return self._cost.estimate(1) < ALONE_SECONDS
 
     def _run_alone(self, job: Job) -> None:
@@ -171,6 +176,8 @@ class Engine:
 
     def _run_here(self, batch: Batch) -> None:
         self._compute(batch)
+        if self._is_lost(batch):
+            return
         self._hand_out(batch, self._collect(batch))
         if self._waiting:
             self._schedule()
@@ -188,6 +195,8 @@ class Engine:
     def _came_back(self, batch: Batch) -> None:
         """Back on the loop: keep the compute thread busy first, then hand out the results."""
         self._running = False
+        if self._is_lost(batch):
+            return
         done = self._collect(batch)
         following = self._gather()
         if following is not None and not self._is_cheap(following):
@@ -197,6 +206,14 @@ class Engine:
         self._tell_late()  # not before: the same session may have been answered just now
         if following is not None:
             self._run_here(following)
+
+    def _is_lost(self, batch: Batch) -> bool:
+        """Whether the device failed. Then the batch has no end: nothing of it was applied, and its sessions
+        are what the store knows of them."""
+        if not isinstance(batch.error, DeviceLostError):
+            return False
+        self._compute_thread.lose(batch.error)
+        return True
 
     def _collect(self, batch: Batch) -> list[Job]:
         """Tell the batcher; the jobs that are over, in the order of their lanes."""

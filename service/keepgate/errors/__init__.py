@@ -3,6 +3,7 @@
 KeepgateError
 ├── ConfigError              a setting is missing, mistyped or out of range
 │   └── PrecisionError           a precision is set for a model that is not there
+├── LostDeviceError          the device that states are on has failed
 ├── ListenError              the address cannot be listened on
 ├── RepositoryError          no model of the repository could be loaded, or not the one asked for
 ├── ModelFileError           a model file is damaged or lies about itself
@@ -67,6 +68,7 @@ from keepgate.errors.base import (
     InvalidArgumentError,
     KeepgateError,
     ListenError,
+    LostDeviceError,
     ModelFileError,
     ModelNotFoundError,
     ModelRefusedError,
@@ -115,6 +117,7 @@ __all__ = [
     "InvalidArgumentError",
     "KeepgateError",
     "ListenError",
+    "LostDeviceError",
     "ModelFileError",
     "ModelNotFoundError",
     "ModelRefusedError",

@@ -30,6 +30,13 @@ class PrecisionError(ConfigError):
         self.models = models
 
 
+class LostDeviceError(KeepgateError):
+    """The device that states are on failed. What the store has outlives it, for another process to go on."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+
+
 class ListenError(KeepgateError):
     """The server cannot listen on its address."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keepgate_kernels import PRECISIONS, Network, packed_bytes
+from keepgate_kernels.errors import DeviceError
 from keepgate_kernels.spec import ModelSpec, TokenInput
 
 from keepgate.errors import (
@@ -18,7 +19,9 @@ from keepgate.errors import (
     PrecisionError,
     RepositoryError,
 )
+from keepgate.models.device import Device
 from keepgate.models.format import Stamp, load_model
+from keepgate.models.networks import network_on
 from keepgate.models.precision import PrecisionChoice
 from keepgate.models.tokenizer import CharacterCodec
 from keepgate.sessions.session import ModelKey
@@ -141,12 +144,14 @@ def load_repository(
     slots: int,
     precision: PrecisionChoice = EVERYTHING_EXACT,
     threads: int = 1,
+    device: Device = Device.CPU,
 ) -> LoadReport:
     """Load every model of a repository.
 
     A model that is refused is reported, and the others serve. slots: sessions of each model version;
-    threads: the most that a step may use. Raises RepositoryError if the directory cannot be read or none
-    of its models can serve, PrecisionError if a precision is chosen for a model that is not there.
+    threads: the most that a step may use; device: one that is `present`. Raises RepositoryError if the
+    directory cannot be read or none of its models can serve, PrecisionError if a precision is chosen for a
+    model that is not there.
     """
     models: list[LoadedModel] = []
     refused: list[KeepgateError] = []
@@ -156,9 +161,16 @@ def load_repository(
         path = folder / FILE_NAME
         try:
             key = checked_key(name, version, path)
-            chosen = precision.of(name, version)
             models.append(
-                read_model(path, key, max_bytes=max_bytes, slots=slots, precision=chosen, threads=threads)
+                read_model(
+                    path,
+                    key,
+                    max_bytes=max_bytes,
+                    slots=slots,
+                    precision=precision.of(name, version),
+                    threads=threads,
+                    device=device,
+                )
             )
         except KeepgateError as error:
             refused.append(error)
@@ -172,7 +184,14 @@ def load_repository(
 
 
 def read_model(
-    path: Path, key: ModelKey, *, max_bytes: int, slots: int, precision: str, threads: int = 1
+    path: Path,
+    key: ModelKey,
+    *,
+    max_bytes: int,
+    slots: int,
+    precision: str,
+    threads: int = 1,
+    device: Device = Device.CPU,
 ) -> LoadedModel:
     """Load one model file and make it ready to step under the name and version of `key`.
 
@@ -180,8 +199,10 @@ def read_model(
     """
     file = load_model(path, max_bytes=max_bytes)
     try:
-        network = Network(file.spec, file.tensors, slots=slots, precision=precision, threads=threads)
-    except (ValueError, MemoryError) as error:
+        network = network_on(
+            device, file.spec, file.tensors, slots=slots, precision=precision, threads=threads
+        )
+    except (ValueError, MemoryError, DeviceError) as error:
         raise ModelFileError(path, f"cannot be made ready: {error}") from error
     tokenizer = file.spec.tokenizer
     token_input = file.spec.input if isinstance(file.spec.input, TokenInput) else None

@@ -24,6 +24,7 @@ def model_to(model: LoadedModel, sessions: int, *, retired: bool = False) -> pb.
         parameters=spec.parameters,
         file_bytes=model.file_bytes,
         precision=network.precision,
+        device=network.device,
         weight_bytes=network.weight_bytes,
         precisions=[
             pb.PrecisionSize(precision=name, weight_bytes=count) for name, count in model.packed_bytes.items()

@@ -11,6 +11,7 @@ import grpc
 import structlog
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
+from keepgate_kernels.errors import DeviceLostError
 
 from keepgate.errors import (
     CallsExhaustedError,
@@ -110,7 +111,12 @@ def to_status(error: RequestError, call: Call | None = None) -> status_pb2.Statu
 
 
 def internal_status(error: Exception, method: str, call: Call | None = None) -> status_pb2.Status:
-    """For what nobody expected, a bug: the log gets the error, the client only where to look."""
+    """For what nobody expected, a bug: the log gets the error, the client only where to look.
+
+    If the device is lost, the server is about to stop, and says that.
+    """
+    if isinstance(error, DeviceLostError):
+        return to_status(DrainingError(), call)
     call = call or current()
     request_id = call.request_id if call is not None else secrets.token_hex(REQUEST_ID_BYTES)
     log.error("call failed", method=method, request_id=request_id, exc_info=error)

@@ -10,7 +10,6 @@ import pytest
 from keepgate_kernels import Lanes, Network, Sampling
 from keepgate_kernels.cuda.launch import Queue, as_device_error, multiprocessors
 from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
-from numba import cuda as numba_cuda_module
 from support.cuda_runs import cuda_network
 from support.random_models import random_inputs, random_tensors, token_spec
 
@@ -83,7 +82,7 @@ class OldDevice:
 def test_a_device_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     multiprocessors.cache_clear()
     monkeypatch.setattr(launch_module, "SIMULATED", False)
-    monkeypatch.setattr(numba_cuda_module, "get_current_device", OldDevice, raising=False)
+    monkeypatch.setattr("numba.cuda.get_current_device", OldDevice, raising=False)
     with pytest.raises(
         DeviceMissingError, match=r"compute capability 7\.5, expected at least 8\.0"
     ) as caught:

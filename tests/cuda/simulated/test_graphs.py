@@ -1,4 +1,4 @@
-"""What is recorded, replayed and forgotten, with a list in place of a driver's stream."""
+"""What is recorded, replayed and forgotten, with a recorder that keeps a list instead of a stream."""
 
 from __future__ import annotations
 
