@@ -6,7 +6,6 @@ event loop. Inputs are checked where they are converted: what comes here is vali
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,7 +21,6 @@ from keepgate.engine.job import Job, Scores
 from keepgate.errors import (
     DrainingError,
     KeepgateError,
-    LostDeviceError,
     PositionMismatchError,
     QueueTimeoutError,
     RequestError,
@@ -57,7 +55,7 @@ class Sequences(Directory):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(registry, settings, keeper, clock)
-        self._compute = ComputeThread()
+        self.compute = ComputeThread()
         self.pending = Pending(settings.max_pending_steps)
         self.callers = 0  # calls in progress that step, one by one
         self._recall = Recall(self)
@@ -66,7 +64,7 @@ class Sequences(Directory):
 
     def serve(self, model: LoadedModel) -> None:
         """Take sessions of one more model version."""
-        engine = Engine(model.network, self._compute, self._on_done, max_lanes=self.settings.max_batch)
+        engine = Engine(model.network, self.compute, self._on_done, max_lanes=self.settings.max_batch)
         self._residents[model.key] = Residents(model, engine, self.settings, self._not_brought)
 
     def unserve_unused(self) -> list[ModelKey]:
@@ -164,19 +162,9 @@ class Sequences(Directory):
         """Return once the store knows all that was done."""
         await self.keeper.flush()
 
-    @property
-    def device_lost(self) -> asyncio.Event:
-        """Set when the device failed that states are on: nothing is computed any more."""
-        return self._compute.lost
-
-    def check_device(self) -> None:
-        """Raises LostDeviceError if `device_lost`."""
-        if self._compute.error is not None:
-            raise LostDeviceError(self._compute.error)
-
     async def stop(self) -> None:
         """Wait for the batch that is being computed, and compute no more. What is not flushed is lost."""
-        self._compute.close()
+        self.compute.close()
         for residents in self._residents.values():
             await residents.close()
         await self.keeper.close()

@@ -117,7 +117,7 @@ async def _serve(settings: Settings) -> None:
         try:
             await _until_stopped(settings, server, sequences, guard, status, signals)
             await _stop_server(admin_server)
-            sequences.check_device()
+            sequences.compute.check()
             log.info("stopped")
         finally:
             for task in background:
@@ -165,8 +165,8 @@ async def _until_stopped(
     status: HealthServicer,
     signals: Signals,
 ) -> None:
-    await _first_of(signals.first.wait(), sequences.device_lost.wait(), None)
-    seconds = 0.0 if sequences.device_lost.is_set() else settings.drain_seconds
+    await _first_of(signals.first.wait(), sequences.compute.lost.wait(), None)
+    seconds = 0.0 if sequences.compute.lost.is_set() else settings.drain_seconds
     end = time.monotonic() + seconds
     log.info("draining", calls=guard.in_flight, seconds=seconds)
     sequences.drain()

@@ -21,7 +21,7 @@ def test_exported_names() -> None:
     assert sorted(keepgate_kernels.__all__) == [
         "CategoricalHead", "CellKind", "CellSpec", "CharacterTokenizer", "FeatureInput", "Lanes", "LayerSpec",
         "LinearHead", "ModelSpec", "Network", "PRECISIONS", "Sampling", "SpecError", "TokenInput",
-        "WeightsError", "cpu_info", "packed_bytes", "sample", "top_tokens",
+        "WeightsError", "check_device", "cpu_info", "packed_bytes", "sample", "top_tokens",
     ]  # fmt: skip
     assert all(hasattr(keepgate_kernels, name) for name in keepgate_kernels.__all__)
 

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from keepgate_kernels.errors import DeviceLostError
 
+from keepgate.errors import LostDeviceError
+
 
 class ComputeThread:
     """One thread, shared by all engines of the process: the kernels need the cores, not each other.
 
-    lost: set when the device failed; `error` says how. From then on nothing is computed.
+    lost: set when the device failed that states are on; `error` says how. From then on nothing is computed.
     """
 
     def __init__(self) -> None:
@@ -41,6 +43,11 @@ class ComputeThread:
         self.closed = True
         self.error = error
         self.lost.set()
+
+    def check(self) -> None:
+        """Raises LostDeviceError if the device failed."""
+        if self.error is not None:
+            raise LostDeviceError(self.error)
 
     def close(self) -> None:
         """Wait for the work that runs. What comes back from it, or is given later, is dropped."""
