@@ -53,7 +53,7 @@ def test_auto_takes_the_cpu_where_there_is_no_other(start_server: Callable[..., 
 
 
 def test_a_device_that_is_not_there(start_server: Callable[..., ServerProcess]) -> None:
-    with pytest.raises(RuntimeError, match=r"exited with 1:\n.*keepgate: device: device cuda"):
+    with pytest.raises(RuntimeError, match=r"exited with 1:\n.*keepgate: device cuda"):
         start_server(device="cuda")
 
 

@@ -11,7 +11,8 @@ try:
     from numba import cuda
 except ImportError as error:
     raise DeviceMissingError(
-        "device cuda needs numba-cuda: install keepgate-kernels[cuda]", reason="not installed"
+        "device cuda needs numba-cuda: install keepgate[cuda] or keepgate-kernels[cuda]",
+        reason="not installed",
     ) from error
 
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from enum import EnumType
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -86,6 +87,8 @@ def _default(field: FieldInfo) -> str:
 def _metavar(field: FieldInfo) -> str:
     """What a value looks like: INTEGER, FLOAT, PATH, PRECISION, TEXT, or the choices there are."""
     choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+    if isinstance(field.annotation, EnumType):
+        choices = [str(choice) for choice in field.annotation]
     if choices:
         return f"[{'|'.join(choices)}]"
     kinds = get_args(field.annotation) or (field.annotation,)

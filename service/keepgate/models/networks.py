@@ -27,7 +27,7 @@ def present(device: Device) -> Device:
         check_device(Device.CUDA)
     except DeviceMissingError as error:
         if device is Device.CUDA:
-            raise ConfigError(f"device: {error}") from error
+            raise ConfigError(str(error)) from error
         log.info("no CUDA device, models are computed on the CPU", reason=error.reason)
         return Device.CPU
     return device
