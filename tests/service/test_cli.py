@@ -290,6 +290,7 @@ def test_info_asks_no_server() -> None:
     assert facts["rung"] in keepgate("info").stdout
     assert tuple(facts["precisions"].split()) == PRECISIONS
     assert int(facts["usable_cores"]) >= 1
+    assert facts["cuda"].startswith(("none: ", "sm_"))
 
 
 def test_serve_takes_flags_over_environment_over_file(repository: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def info(as_json: Json = False) -> None:
         "keepgate": version("keepgate"),
         **cpu_info(),
         "precisions": " ".join(PRECISIONS),
+        "cuda": _cuda(),
         "usable_cores": str(usable_cores()),
     }
     facts.setdefault("python", platform.python_version())
@@ -40,6 +41,20 @@ def info(as_json: Json = False) -> None:
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), value)
     console().print(table)
+
+
+def _cuda() -> str:
+    """The architecture of the CUDA device, or why there is none to use."""
+    from keepgate_kernels import check_device
+    from keepgate_kernels.errors import DeviceMissingError
+
+    try:
+        check_device("cuda")
+    except DeviceMissingError as error:
+        return f"none: {error.reason}"
+    from keepgate_kernels.cuda.launch import architecture
+
+    return architecture()
 
 
 def health(
