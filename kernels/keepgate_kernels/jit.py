@@ -1,7 +1,7 @@
 """How kernels are jitted and where the compiled code is kept.
 
 Numba's own cache looks only at the source file of the cached function. A kernel here is assembled from
-several files, so the cache is keyed by a digest of the whole package, and lives under the first of
+several files, so the cache is keyed by a digest of all of them, and lives under the first of
     $KEEPGATE_KERNEL_CACHE, $NUMBA_CACHE_DIR, $XDG_CACHE_HOME/keepgate, ~/.cache/keepgate.
 A cache that cannot be written (a container's image, a read-only file system) is copied to a temporary
 folder, so that a processor unlike the one it was made on still finds somewhere to put its code.
@@ -31,10 +31,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @functools.cache
 def source_digest() -> str:
-    """SHA-256 over the package's sources, 16 hexadecimal digits."""
+    """SHA-256 over the package's sources, but for those of other devices: 16 hexadecimal digits."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(set(package.rglob("*.py")) - set(package.glob("cuda/*.py"))):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,22 @@ def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
     assert Path(folder).parent == tmp_path
     assert hits == "0"
     assert probe_cache(tmp_path) == [folder, "1"]
+
+
+def test_the_cache_is_that_of_these_sources(tmp_path: Path) -> None:
+    """Of the CPU's kernels and what they share: another device's do not count."""
+    package = tmp_path / "keepgate_kernels"
+    shutil.copytree(
+        Path(keepgate_kernels.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    probe = "from keepgate_kernels.jit import source_digest; print(source_digest())"
+    digests = []
+    for source in ("", "cuda/step.py", "cpu/step.py", "sampling.py"):
+        if source:
+            (package / source).write_text((package / source).read_text() + "\n# more\n")
+        digests.append(subprocess.check_output([sys.executable, "-c", probe], cwd=tmp_path, timeout=60))
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_a_cache_that_cannot_be_written_is_still_read(tmp_path: Path) -> None:
