@@ -79,8 +79,7 @@ class Network:
         check_precision(precision)
         if threads < 1:
             raise ValueError(f"threads: got {threads}, expected at least 1")
-        if device not in DEVICES:
-            raise ValueError(f"device: got {device!r}, expected one of {', '.join(DEVICES)}")
+        check_device(device)
         check_tensors(spec, tensors)
         self.spec = spec
         self.precision = precision

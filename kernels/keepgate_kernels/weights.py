@@ -16,6 +16,9 @@ Float32 = NDArray[np.float32]
 VECTOR = 16
 """float32 numbers in a 512-bit vector; every padded width is a multiple."""
 
+MAX_TABLE_BYTES = 64 << 20
+"""The largest table, of one row a token, that a folded embedding may become."""
+
 PRECISIONS = ("fp32", "bf16", "int8")
 """How weights are held and multiplied; the state is float32 in all of them."""
 

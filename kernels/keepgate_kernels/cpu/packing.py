@@ -44,9 +44,8 @@ from keepgate_kernels.spec import (
     layer_tensors,
     peephole_gates,
 )
-from keepgate_kernels.weights import Float32, padded
+from keepgate_kernels.weights import MAX_TABLE_BYTES, Float32, padded
 
-MAX_TABLE_BYTES = 64 << 20
 LEAD = LINE
 """Bytes in front of the first block, which some kernels read over."""
 

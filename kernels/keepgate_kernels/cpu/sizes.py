@@ -6,10 +6,10 @@ from keepgate_kernels.cpu.chosen import RUNG
 from keepgate_kernels.cpu.dots import Dot
 from keepgate_kernels.cpu.matmul import header_bytes
 from keepgate_kernels.cpu.memory import LINE
-from keepgate_kernels.cpu.packing import LEAD, MAX_TABLE_BYTES, linear_shape, slack_of_sums
+from keepgate_kernels.cpu.packing import LEAD, linear_shape, slack_of_sums
 from keepgate_kernels.cpu.simd import FLOAT_BYTES
 from keepgate_kernels.spec import GATES, CellKind, LayerSpec, ModelSpec, TokenInput, peephole_gates
-from keepgate_kernels.weights import check_precision, padded
+from keepgate_kernels.weights import MAX_TABLE_BYTES, check_precision, padded
 
 
 def packed_bytes(spec: ModelSpec, precision: str) -> int:

@@ -25,10 +25,8 @@ from keepgate_kernels.spec import (
     layer_tensors,
     peephole_gates,
 )
-from keepgate_kernels.weights import Float32
+from keepgate_kernels.weights import MAX_TABLE_BYTES, Float32
 from numpy.typing import NDArray
-
-MAX_TABLE_BYTES = 64 << 20
 
 
 @dataclass

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from keepgate_kernels import rounding
 from keepgate_kernels.cuda.cells import clamp
 from keepgate_kernels.cuda.target import device_function
 from keepgate_kernels.cuda.warp import as_word
 
-LEVELS = np.float32(127.0)
-LEAST = np.float32(1e-30)
+LEVELS = np.float32(rounding.LEVELS)
+LEAST = np.float32(rounding.LEAST_SCALE)
 """Scale of a row of zeros, times 127: any positive number whose reciprocal is finite."""
+BOUNDED_SCALE = np.float32(1 / rounding.LEVELS)
+"""Of a row within [-1, 1]."""
 _MAGIC = np.float32(12582912.0)
 """1.5 * 2**23: added to a small float32, leaves its nearest integer in the low bits of the mantissa."""
 _MAGIC_BITS = np.int64(0x4B400000)

@@ -40,6 +40,7 @@ from keepgate_kernels.cuda.plan import (
     WORK_STRIDE,
 )
 from keepgate_kernels.cuda.product import make_fetch_rows, make_fetch_weights, make_fold, make_multiply
+from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
 from keepgate_kernels.cuda.step import row_of
 from keepgate_kernels.cuda.tiles import CHUNK_WORDS, SMALL, TILE_WORDS, UNITS, WARP, sum_groups
 from keepgate_kernels.cuda.warp import commit, sync_grid, sync_warp, waiting
@@ -49,7 +50,6 @@ from numba.cuda import types
 SHAPE = SMALL
 ROWS = SHAPE.rows
 """The most rows that a sequence may have."""
-_BOUNDED_SCALE = np.float32(1 / 127)
 
 
 def shared_bytes(gates: int, chunks: int) -> int:
@@ -109,7 +109,7 @@ def make_sequence(precision: str, gates: int) -> Any:
         for index in range(own_sums):
             sums[index] = zero
         if thread < rows:
-            scales[thread] = _BOUNDED_SCALE
+            scales[thread] = BOUNDED_SCALE
         for turn in range(steps):
             now = first_step + turn
             count = batch[batch[COUNTS_AT] + now]

@@ -50,6 +50,7 @@ from keepgate_kernels.cuda.plan import (
     X_WEIGHTS,
 )
 from keepgate_kernels.cuda.product import make_fetch_rows, make_fetch_weights, make_fold, make_multiply
+from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
 from keepgate_kernels.cuda.target import device_function
 from keepgate_kernels.cuda.tiles import (
     CHUNK_WORDS,
@@ -64,8 +65,6 @@ from keepgate_kernels.cuda.tiles import (
 from keepgate_kernels.cuda.warp import commit, sync_warp, waiting
 from numba import cuda
 from numba.cuda import types
-
-_BOUNDED_SCALE = np.float32(1 / 127)
 
 
 @device_function
@@ -133,7 +132,7 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                 x_place = place_of(plan[X_PLACE], plan[X_BASE], plan[X_HALF], plan[X_STRIDE], row)
                 h_place = place_of(plan[H_PLACE], plan[H_BASE], plan[H_HALF], plan[H_STRIDE], row)
                 if quantised:
-                    scales[index] = scales[rows + index] = _BOUNDED_SCALE
+                    scales[index] = scales[rows + index] = BOUNDED_SCALE
                     if plan[X_SCALES] != ABSENT:
                         scales[index] = work[plan[X_SCALES] + (x_place - plan[X_BASE]) // plan[X_STRIDE]]
                     if plan[H_SCALES] != ABSENT:

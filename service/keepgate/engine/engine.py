@@ -163,9 +163,7 @@ class Engine:
         """Whether a batch of one input may run now, on the loop, and by whoever submits it."""
         if self._handing_out or self._compute_thread.closed or not self._batcher.is_idle:
             return False
-        if not self._steps_alone:
-            return False
-        return self._cost.estimate(1) < ALONE_SECONDS
+        return self._steps_alone and self._cost.estimate(1) < ALONE_SECONDS
 
     def _run_alone(self, job: Job) -> None:
         seconds = run(self._network, self._spare[-1], job)

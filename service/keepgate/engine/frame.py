@@ -84,10 +84,7 @@ class Frame:
         if begun is not None:
             meter.queued += (begun - self._submitted) * len(self)
             return
-        if self.error is not None:
-            well = 0
-        else:
-            well = len(self) if self.is_finite else int(np.count_nonzero(self.finite))
+        well = 0 if self.error is not None else int(np.count_nonzero(self.finite))
         meter.succeeded += well
         meter.failed += len(self) - well
         meter.inputs += well
