@@ -22,7 +22,7 @@ from keepgate_kernels import (
 )
 from keepgate_kernels.cuda.network import CudaNetwork
 from keepgate_kernels.cuda.plan import HEADER
-from keepgate_kernels.cuda.staging import fill
+from keepgate_kernels.cuda.staging import fill, survey
 from keepgate_kernels.lane import ANSWERED, one_input_each
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 1e-2}
@@ -75,6 +75,7 @@ class Ours:
             len(lanes),
             len(lanes),
             backend.slots.halves,
+            survey(lanes, 0, len(lanes)),
             backend._sequence is not None and backend._is_sequence(len(lanes), self.problem.steps),
         )
         backend._queue.upload(backend._batch, backend._staged, turn.words)

@@ -26,16 +26,27 @@ from numba.core.caching import UserProvidedCacheLocator
 
 from keepgate_kernels.cpu.chosen import RUNG
 
+PACKAGE = Path(__file__).parent
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @functools.cache
 def source_digest() -> str:
     """SHA-256 over the package's sources, but for those of other devices: 16 hexadecimal digits."""
-    package = Path(__file__).parent
+    return _digest(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("cuda/*.py")))
+
+
+@functools.cache
+def device_digest() -> str:
+    """Likewise over those of other devices."""
+    return _digest(set(PACKAGE.glob("cuda/*.py")))
+
+
+def _digest(paths: set[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(set(package.rglob("*.py")) - set(package.glob("cuda/*.py"))):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(paths):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -68,7 +79,10 @@ def _is_writable(folder: Path) -> bool:
 
 
 class KernelCacheLocator(UserProvidedCacheLocator):
-    """Tells Numba to cache in `cache_directory()`, stale as soon as any source of the package changes."""
+    """Tells Numba to cache in `cache_directory()`, stale as soon as any source of the package changes.
+
+    The folder is of the CPU's sources; what another device's code jits for the host is stale with theirs too.
+    """
 
     def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
         self._py_file = py_file
@@ -76,7 +90,8 @@ class KernelCacheLocator(UserProvidedCacheLocator):
         self._cache_path = str(cache_directory())
 
     def get_source_stamp(self) -> str:
-        return source_digest()
+        is_of_device = Path(self._py_file).parent == PACKAGE / "cuda"
+        return source_digest() + (device_digest() if is_of_device else "")
 
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> KernelCacheLocator:

@@ -39,7 +39,7 @@ from keepgate_kernels.cuda.powers import (
 )
 from keepgate_kernels.cuda.ranking import list_top, truncate
 from keepgate_kernels.cuda.target import device_function
-from keepgate_kernels.cuda.warp import as_float, as_word
+from keepgate_kernels.cuda.warp import as_float, as_word, rounded_product
 from keepgate_kernels.lane import LANE
 from numba import cuda
 from numba.cuda import types
@@ -133,7 +133,7 @@ def _first_beyond(scratch: Any, vector: Any, target: Any) -> Any:
 def _pick(scratch: Any, mass: Any, u: Any, counts: Any) -> Any:
     """The token at which the running sum of powers, `mass` in all, exceeds its share u, in [0, 1)."""
     if cuda.threadIdx.x == 0:
-        target = u * mass
+        target = rounded_product(u, mass)
         low, high = np.int64(0), np.int64(vectors_of(scratch.size))
         while low < high:  # the first vector whose running sum is above the target
             middle = (low + high) // 2

@@ -15,7 +15,7 @@ from keepgate_kernels.cuda.layout import LAYER_SCALES, SEQUENCE_ROWS, Layout
 from keepgate_kernels.cuda.packing import Packed, Product, folds, pack
 from keepgate_kernels.cuda.sequences import LEAST_SEQUENCE_STEPS, SEQUENCE_LANES, Sequences
 from keepgate_kernels.cuda.slots import CudaSlots
-from keepgate_kernels.cuda.staging import Turn, fill, words_of
+from keepgate_kernels.cuda.staging import Turn, fill, survey, tell, words_of
 from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SHAPES, SMALL, Shape
 from keepgate_kernels.lanes import Lanes
 from keepgate_kernels.spec import ModelSpec, TokenInput
@@ -123,16 +123,16 @@ class CudaNetwork:
 
     def _step(self, lanes: Lanes, first: int, count: int) -> None:
         width = 1 if lanes.takes_tokens else self._spec.input_size
-        longest = int(lanes.batch.lanes[first : first + count]["steps"].max())
+        found = survey(lanes, first, count)
+        longest = found.longest
         places = min(1 << (count - 1).bit_length(), self._layout.rows)
         pool_at = ANSWER_WORDS * self._layout.rows
         of_all = 0 if lanes.takes_tokens else places * lanes.head_size
         self._make_room(
             words_of(places, longest, (lanes.inputs + places) * width), pool_at + max(lanes.pooled, of_all)
         )
-        scores = bool(lanes.batch.lanes["score"][first : first + count].any())
-        sequence = self._sequence is not None and not scores and self._is_sequence(count, longest)
-        turn = fill(self._staged, lanes, first, count, places, self.slots.halves, sequence)
+        sequence = self._sequence is not None and not found.scores and self._is_sequence(count, longest)
+        turn = fill(self._staged, lanes, first, count, places, self.slots.halves, found, sequence)
         outputs = 0 if lanes.takes_tokens else count * lanes.head_size
         if longest == 1 and turn.predicts and not turn.scores and lanes.pooled == outputs:
             # As most ticks are: all with so many places are the same launches, of which some rows are none.
@@ -155,10 +155,7 @@ class CudaNetwork:
 
     def _tell(self, lanes: Lanes, first: int, count: int, pool_at: int) -> None:
         """Copy the answers into the lanes."""
-        records = lanes.batch.lanes[first : first + count]
-        answers = self._answers[: count * ANSWER_WORDS].reshape(count, ANSWER_WORDS)
-        records["token"], records["finite"] = answers[:, 0], answers[:, 2]
-        records["log_probability"] = answers[:, 1].view(np.float32)
+        tell(self._answers, lanes, first, count)
         if lanes.pooled:
             lanes.batch.pool.view(np.uint32)[: lanes.pooled] = self._answers[pool_at : pool_at + lanes.pooled]
 

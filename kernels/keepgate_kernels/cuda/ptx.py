@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba.cuda import types
 from numba.cuda.extending import intrinsic
 
-_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_I32, _I64, _F32, _F64 = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
 _SHARED = 3
 _WORDS = ir.VectorType(_I32, 4)
 
@@ -104,6 +104,16 @@ def as_word(typing, number):
         return builder.bitcast(args[0], _I32)
 
     return types.uint32(types.float32), generate
+
+
+@intrinsic
+def rounded_product(typing, a, b):
+    """The product of two float64 numbers: rounded, also where a sum follows that it could be fused with."""
+
+    def generate(context, builder, signature, args):
+        return _asm(builder, _F64, "mul.rn.f64 $0, $1, $2;", "=d,d,d", list(args), False)
+
+    return types.float64(types.float64, types.float64), generate
 
 
 @intrinsic

@@ -22,7 +22,7 @@ from keepgate_kernels.cuda.powers import (
     vectors_of,
 )
 from keepgate_kernels.cuda.target import device_function
-from keepgate_kernels.cuda.warp import as_float, as_word
+from keepgate_kernels.cuda.warp import as_float, as_word, rounded_product
 from numba import cuda
 
 _OUT = np.float32(-math.inf)
@@ -178,7 +178,8 @@ def truncate(scratch: Any, largest: Any, top_k: Any, top_p: Any, mass: Any, box:
     if 0 < top_k < scratch.size:
         mass = keep(scratch, cut(scratch, largest, np.float64(top_k), False, box, counts), box)
     if top_p < ONE:
-        mass = keep(scratch, cut(scratch, largest, np.float64(top_p) * mass, True, box, counts), box)
+        need = rounded_product(np.float64(top_p), mass)
+        mass = keep(scratch, cut(scratch, largest, need, True, box, counts), box)
     return mass
 
 

@@ -56,6 +56,11 @@ def as_word(number: Any) -> Any:
     return np.float32(number).view(np.uint32)
 
 
+def rounded_product(a: Any, b: Any) -> Any:
+    """As `ptx.rounded_product`."""
+    return np.float64(a) * np.float64(b)
+
+
 class _Warp:
     """fragments: [lane, word], a0 to a3, b0, b1. product: of the tile [16, 8], once a lane has made it."""
 

@@ -16,6 +16,7 @@ if SIMULATED:
         load4,
         mma_bf16,
         mma_int8,
+        rounded_product,
         waiting,
     )
 
@@ -39,6 +40,7 @@ else:
         load_shared_by_all,
         mma_bf16,
         mma_int8,
+        rounded_product,
         waiting,
     )
 
@@ -73,6 +75,7 @@ __all__ = [
     "load4",
     "mma_bf16",
     "mma_int8",
+    "rounded_product",
     "sync_grid",
     "sync_warp",
     "waiting",
