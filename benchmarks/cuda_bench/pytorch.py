@@ -47,7 +47,7 @@ class Peer:
         self.layer.load_state_dict(
             {own: torch.from_numpy(tensors[f"layers.0.{name}"]) for own, name in names.items()}
         )
-        self.layer = self.layer.to("cuda", kind)
+        self.layer = self.layer.to("cuda", kind).eval()
         self.layer.flatten_parameters()
         self.x = torch.from_numpy(problem.inputs()).to("cuda", kind).transpose(0, 1).contiguous()
         self.slots = torch.randperm(problem.batch, device="cuda")
