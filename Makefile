@@ -61,22 +61,22 @@ test-rungs: $(VENV)/development ## Run the kernels' tests on every other rung th
 	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
 	.venv-cuda/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
 		--editable 'kernels[cuda]' --editable protos --editable clients/python --editable service \
-		greenlet hypothesis pytest
+		hypothesis pytest
 	@touch $@
 
 CUDA_TESTS := .venv-cuda/bin/python -m pytest --confcutdir tests/cuda -p no:cacheprovider
 
 .PHONY: test-cuda-sim
-test-cuda-sim: .venv-cuda/ready ## Run the CUDA kernels in a simulator, compile and assemble them: needs no device
+test-cuda-sim: .venv-cuda/ready ## Run the CUDA kernels' PTX on a simulated device, compile and assemble them: needs no GPU
 	@mkdir -p build
-	@$(CUDA_TESTS) tests/cuda/compiled $(ARGS) >build/cuda-compiled.log 2>&1 & compiled=$$!; \
-	NUMBA_ENABLE_CUDASIM=1 $(CUDA_TESTS) tests/cuda/simulated $(ARGS); simulated=$$?; \
-	wait $$compiled; compiled=$$?; cat build/cuda-compiled.log; exit $$((simulated + compiled))
+	@$(CUDA_TESTS) tests/cuda/compiled tests/cuda/machine $(ARGS) >build/cuda-compiled.log 2>&1 & compiled=$$!; \
+	PYTHONPATH=tests .venv-cuda/bin/python -m support.ptx_machine $(CUDA_TESTS) tests/cuda/network $(ARGS); \
+	network=$$?; wait $$compiled; compiled=$$?; cat build/cuda-compiled.log; exit $$((network + compiled))
 
 .PHONY: test-cuda
 test-cuda: .venv-cuda/ready ## Run the CUDA kernels' tests on a device, under compute-sanitizer too
 	.venv-cuda/bin/python -c 'from keepgate_kernels.cuda.launch import multiprocessors; multiprocessors()'
-	$(CUDA_TESTS) tests/cuda/simulated tests/cuda/device $(ARGS)
+	$(CUDA_TESTS) tests/cuda/network tests/cuda/device $(ARGS)
 
 .PHONY: cuda-report
 cuda-report: .venv-cuda/ready ## Write what ptxas says of the CUDA kernels into docs/performance.md

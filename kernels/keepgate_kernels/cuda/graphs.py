@@ -7,86 +7,57 @@ them.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any
 
-
-class Recorder(Protocol):
-    """What records what is put into a stream, and starts it again."""
-
-    def begin(self) -> None:
-        """What comes next is recorded, not started."""
-
-    def end(self) -> Any:
-        """The recording, ready to be started."""
-
-    def start(self, graph: Any) -> None:
-        """Put it into the stream."""
-
-    def free(self, graph: Any) -> None:
-        """It will not be started again."""
-
-
-class DriverRecorder:
-    """The driver's capture of a stream."""
-
-    def __init__(self, stream: Any) -> None:
-        from cuda.bindings import driver as binding  # noqa: PLC0415  # there is none in the simulator
-        from numba.cuda.cudadrv.driver import driver  # noqa: PLC0415
-
-        self._driver, self._stream = driver, int(stream.handle)
-        # Relaxed: memory that is freed meanwhile, by whatever thread, has nothing to do with the recording.
-        self._mode = binding.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-
-    def begin(self) -> None:
-        """See `Recorder`."""
-        self._driver.cuStreamBeginCapture(self._stream, self._mode)
-
-    def end(self) -> Any:
-        """See `Recorder`."""
-        graph = self._driver.cuStreamEndCapture(self._stream)
-        ready = self._driver.cuGraphInstantiate(graph, 0)
-        self._driver.cuGraphDestroy(graph)
-        return ready
-
-    def start(self, graph: Any) -> None:
-        """See `Recorder`."""
-        self._driver.cuGraphLaunch(graph, self._stream)
-
-    def free(self, graph: Any) -> None:
-        """See `Recorder`."""
-        self._driver.cuGraphExecDestroy(graph)
+from keepgate_kernels.cuda.target import FAILURES, RELAXED, driver
 
 
 class Graphs:
-    """Recordings by key. What a key stands for must put the same launches with the same arguments each
-    time."""
+    """Recordings by key, for a stream. What a key stands for must put the same launches with the same
+    arguments each time."""
 
-    def __init__(self, recorder: Recorder | None) -> None:
-        self._recorder = recorder
+    def __init__(self, stream: Any) -> None:
+        self._stream = int(stream.handle)
         self._ready: dict[Hashable, Any] = {}
         self._seen: set[Hashable] = set()
+        weakref.finalize(self, _free, self._ready).atexit = False
 
     def run(self, key: Hashable, enqueue: Callable[[], None]) -> None:
         """Put what `enqueue` does into the stream: as it is the first time, when kernels may have to be
-        loaded; recorded the second time; replayed from then on. Without a recorder as it is every time."""
-        if self._recorder is None or key not in self._seen:
+        loaded; recorded the second time; replayed from then on."""
+        if key not in self._seen:
             self._seen.add(key)
             enqueue()
             return
         if key not in self._ready:
-            self._recorder.begin()
-            try:
-                enqueue()
-            finally:
-                graph = self._recorder.end()
-            self._ready[key] = graph
-        self._recorder.start(self._ready[key])
+            self._ready[key] = self._record(enqueue)
+        driver.cuGraphLaunch(self._ready[key], self._stream)
+
+    def _record(self, enqueue: Callable[[], None]) -> Any:
+        # Relaxed: memory that is freed meanwhile, by whatever thread, has nothing to do with the recording.
+        driver.cuStreamBeginCapture(self._stream, RELAXED)
+        try:
+            enqueue()
+        except BaseException:
+            with suppress(*FAILURES):  # what failed may have ended the recording
+                driver.cuGraphDestroy(driver.cuStreamEndCapture(self._stream))
+            raise
+        graph = driver.cuStreamEndCapture(self._stream)
+        try:
+            return driver.cuGraphInstantiate(graph, 0)
+        finally:
+            driver.cuGraphDestroy(graph)
 
     def forget(self) -> None:
         """Recordings are void: arguments have moved. Nothing may be on its way."""
-        for graph in self._ready.values():
-            if self._recorder is not None:
-                self._recorder.free(graph)
-        self._ready.clear()
+        _free(self._ready)
         self._seen.clear()
+
+
+def _free(ready: dict[Hashable, Any]) -> None:
+    while ready:
+        with suppress(*FAILURES):  # a lost device has lost its graphs too
+            driver.cuGraphExecDestroy(ready.popitem()[1])

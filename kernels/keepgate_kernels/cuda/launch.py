@@ -9,31 +9,22 @@ from typing import Any
 
 import numpy as np
 from keepgate_kernels.cuda.catalogue import Entry
-from keepgate_kernels.cuda.graphs import DriverRecorder, Graphs
-from keepgate_kernels.cuda.target import SIMULATED
+from keepgate_kernels.cuda.graphs import Graphs
+from keepgate_kernels.cuda.target import DYNAMIC_SHARED_BYTES, FAILURES, driver
 from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
 from numba import cuda
+from numba.cuda import types
+from numba.cuda.cudadrv.driver import device_memset
 from numpy.typing import NDArray
 
 LEAST_CAPABILITY = (8, 0)
 """Ampere: mma for bf16 and int8, and cp.async."""
-STATIC_SHARED_BYTES = 48 << 10
+OWN_SHARED_BYTES = 4 << 10
+"""Room for a kernel's arrays of a fixed size, which count towards the limits of shared memory."""
+USUAL_SHARED_BYTES = (48 << 10) - OWN_SHARED_BYTES
 """More dynamic shared memory than this a kernel must be allowed to have."""
-SIMULATED_MULTIPROCESSORS = 4
-SIMULATED_SHARED_BYTES = 227 << 10
 OUT_OF_MEMORY = 2
 """CUDA_ERROR_OUT_OF_MEMORY."""
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """What numba-cuda and cuda.core raise when the driver reports an error."""
-    from numba.cuda.cudadrv.driver import CudaAPIError  # noqa: PLC0415  # the simulator swaps the module
-
-    if SIMULATED:
-        return (CudaAPIError,)
-    from cuda.core._utils.cuda_utils import CUDAError  # noqa: PLC0415
-
-    return (CudaAPIError, CUDAError)
 
 
 def as_device_error(error: Exception, task: str) -> DeviceError:
@@ -51,15 +42,13 @@ def told(task: str) -> Iterator[None]:
     """Driver errors within are raised as DeviceError."""
     try:
         yield
-    except failures() as error:
+    except FAILURES as error:
         raise as_device_error(error, task) from error
 
 
 @functools.cache
 def multiprocessors() -> int:
     """How many the current device has. Raises DeviceMissingError if there is none that can run kernels."""
-    if SIMULATED:
-        return SIMULATED_MULTIPROCESSORS
     try:
         device = cuda.get_current_device()
     except Exception as error:  # the loader, the driver and numba-cuda each have errors of their own
@@ -74,18 +63,14 @@ def multiprocessors() -> int:
 
 @functools.cache
 def most_shared_bytes() -> int:
-    """Shared memory that a thread block may have on the current device."""
-    if SIMULATED:
-        return SIMULATED_SHARED_BYTES
-    return int(cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+    """Dynamic shared memory that a thread block may have on the current device."""
+    return int(cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) - OWN_SHARED_BYTES
 
 
 @functools.cache
 def architecture() -> str:
     """What the current device runs, such as "sm_90". Raises DeviceMissingError."""
     multiprocessors()
-    if SIMULATED:
-        return "cuda simulator"
     major, minor = cuda.get_current_device().compute_capability
     return f"sm_{major}{minor}"
 
@@ -94,24 +79,16 @@ def architecture() -> str:
 def _loaded(name: str, make: Callable[[], Any], arguments: Any, shared_bytes: int) -> Any:
     """A kernel, compiled for the device and allowed to have its shared memory."""
     kernel = make()
-    if SIMULATED:
-        return kernel
     compiled = kernel.compile(signature(arguments))
     compiled.bind()
-    if shared_bytes > STATIC_SHARED_BYTES:
-        from cuda.bindings.driver import CUfunction_attribute  # noqa: PLC0415
-        from numba.cuda.cudadrv.driver import driver  # noqa: PLC0415
-
-        attribute = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        function = compiled._codelibrary.get_cufunc()
-        driver.cuKernelSetAttribute(attribute, shared_bytes, function.handle, cuda.get_current_device().id)
+    if shared_bytes > USUAL_SHARED_BYTES:
+        function, device = compiled._codelibrary.get_cufunc(), cuda.get_current_device()
+        driver.cuKernelSetAttribute(DYNAMIC_SHARED_BYTES, shared_bytes, function.handle, device.id)
     return kernel
 
 
 def signature(arguments: tuple[tuple[str, int], ...]) -> tuple[Any, ...]:
     """Numba's types for the arguments of an entry."""
-    from numba.cuda import types  # noqa: PLC0415
-
     def kind(name: str, dimensions: int) -> Any:
         if name == "at":
             return types.UniTuple(types.int64, dimensions)
@@ -131,7 +108,7 @@ class Queue:
         multiprocessors()
         with told("starting on the device"):
             self.stream = cuda.stream()
-            self.graphs = Graphs(None if SIMULATED else DriverRecorder(self.stream))
+            self.graphs = Graphs(self.stream)
 
     def enter(self) -> None:
         """Let the calling thread use the device."""
@@ -149,12 +126,7 @@ class Queue:
     def array(self, size: int, kind: Any) -> Any:
         """Device memory of zeros, 1-D."""
         array = cuda.device_array(max(size, 1), kind)
-        if SIMULATED:
-            array[:] = 0
-        else:
-            from numba.cuda.cudadrv.driver import device_memset  # noqa: PLC0415
-
-            device_memset(array, 0, array.nbytes, self.stream)
+        device_memset(array, 0, array.nbytes, self.stream)
         return array
 
     def put(self, values: NDArray[Any]) -> Any:

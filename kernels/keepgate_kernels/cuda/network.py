@@ -10,7 +10,14 @@ import numpy as np
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.answers import ANSWER_WORDS
 from keepgate_kernels.cuda.catalogue import Entry, entries, step_entry
-from keepgate_kernels.cuda.launch import Queue, architecture, multiprocessors, pinned, told
+from keepgate_kernels.cuda.launch import (
+    Queue,
+    architecture,
+    most_shared_bytes,
+    multiprocessors,
+    pinned,
+    told,
+)
 from keepgate_kernels.cuda.layout import LAYER_SCALES, SEQUENCE_ROWS, Layout
 from keepgate_kernels.cuda.packing import Packed, Product, folds, pack
 from keepgate_kernels.cuda.sequences import LEAST_SEQUENCE_STEPS, SEQUENCE_LANES, Sequences
@@ -57,6 +64,7 @@ class CudaNetwork:
             (gates, shape.name): step_entry(precision, gates, shape)
             for gates in (1, 3, 4)
             for shape in SHAPES
+            if shape.shared_bytes(gates) <= most_shared_bytes()
         }
         self.shape: Shape | None = None
         """The shape that every product takes, or None to choose by the number of rows; bits are the same."""
@@ -103,14 +111,14 @@ class CudaNetwork:
         if words > self._room or outputs > self._outputs:
             self._queue.graphs.forget()
         if words > self._room:
-            self._room = max(words, 2 * self._room)
-            self._staged = pinned(self._room, np.int32)
-            self._batch = self._queue.array(self._room, np.int32)
-            self._numbers = self._batch.view(np.float32)
+            room = max(words, 2 * self._room)
+            staged, batch = pinned(room, np.int32), self._queue.array(room, np.int32)
+            self._room, self._staged, self._batch = room, staged, batch
+            self._numbers = batch.view(np.float32)
         if outputs > self._outputs:
-            self._outputs = max(outputs, 2 * self._outputs)
-            self._answers = pinned(self._outputs, np.uint32)
-            self._out = self._queue.array(self._outputs, np.uint32)
+            room = max(outputs, 2 * self._outputs)
+            answers, out = pinned(room, np.uint32), self._queue.array(room, np.uint32)
+            self._outputs, self._answers, self._out = room, answers, out
 
     def step(self, lanes: Lanes) -> None:
         """See `Network.step`; threads step one after the other."""
@@ -222,10 +230,11 @@ class CudaNetwork:
             *(self.slots.work, plan, (step, first)),
         )
 
-    @staticmethod
-    def _choose(product: Product, rows: int) -> Shape:
+    def _choose(self, product: Product, rows: int) -> Shape:
         """The largest shape with a thread block for every multiprocessor, or else the smallest."""
         for shape in (LARGE, MEDIUM):
+            if (product.gates, shape.name) not in self._steps:
+                continue
             across = -(-product.blocks // shape.blocks_across(product.gates))
             if across * -(-rows // shape.rows) >= multiprocessors():
                 return shape
@@ -259,7 +268,9 @@ class CudaNetwork:
 
     def compile(self) -> None:
         """Compile what the first step did not: the other shapes."""
-        products = [product for layer in self._products for product, _ in layer]
-        for product in (*products, self._head[0]):
-            for shape in SHAPES:
-                self._queue.load(self._steps[product.gates, shape.name])
+        products = (*(product for layer in self._products for product, _ in layer), self._head[0])
+        wanted = {product.gates for product in products}
+        with told("compiling kernels"):
+            for (gates, _), entry in self._steps.items():
+                if gates in wanted:
+                    self._queue.load(entry)

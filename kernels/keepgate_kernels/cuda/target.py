@@ -1,4 +1,4 @@
-"""numba-cuda, which only this backend needs, and whether it is its simulator that will run the kernels."""
+"""numba-cuda and the driver's functions that it brings, which only this backend needs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,28 @@ from keepgate_kernels.errors import DeviceMissingError
 
 try:
     import numba_cuda  # noqa: F401  # without it `numba.cuda` is Numba's own, older target
+    from cuda.bindings.driver import CUfunction_attribute, CUstreamCaptureMode
+    from cuda.core._utils.cuda_utils import CUDAError
     from numba import cuda
+    from numba.cuda.cudadrv.driver import CudaAPIError, driver
 except ImportError as error:
     raise DeviceMissingError(
         "device cuda needs numba-cuda: install keepgate[cuda] or keepgate-kernels[cuda]",
         reason="not installed",
     ) from error
 
-SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
-"""Whether NUMBA_ENABLE_CUDASIM is set: kernels run in Python, one instruction of one thread after the
-other."""
+FAILURES: tuple[type[Exception], ...] = (CudaAPIError, CUDAError)
+"""What numba-cuda and cuda.core raise when the driver reports an error."""
+RELAXED = CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+DYNAMIC_SHARED_BYTES = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+
+# A tick of few sessions has few thread blocks; numba-cuda would warn of each.
+cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 
 def device_function(function: Any) -> Any:
     """Jit a function that only kernels call; it is always put into their code."""
-    options = {} if SIMULATED else {"forceinline": True}
-    return cuda.jit(device=True, **options)(function)
+    return cuda.jit(device=True, forceinline=True)(function)
+
+
+__all__ = ["DYNAMIC_SHARED_BYTES", "FAILURES", "RELAXED", "device_function", "driver"]

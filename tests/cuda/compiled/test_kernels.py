@@ -6,12 +6,10 @@ import pytest
 from cuda_report import ARCHITECTURES, Architecture, Usage, assemble, occupancy, usage
 from keepgate_kernels import Network
 from keepgate_kernels.cuda.catalogue import Entry, entries
-from keepgate_kernels.cuda.target import SIMULATED
 from keepgate_kernels.errors import DeviceMissingError
 from numba import cuda
 from support.random_models import random_tensors, token_spec
 
-pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator has no compiler")
 MOST_SHARED_BYTES = 163 << 10
 """Of a thread block on sm_80; sm_90 has more."""
 

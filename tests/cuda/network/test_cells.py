@@ -154,7 +154,6 @@ def test_a_row_of_zeros_and_an_output_without_weights(precision: str) -> None:
     np.testing.assert_allclose(network.hidden(0)[0], h, atol=CLOSE)
 
 
-@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")  # the simulator's NumPy
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("place", ["head", "state"])
 def test_numbers_that_are_not_finite_are_found(place: str, precision: str) -> None:

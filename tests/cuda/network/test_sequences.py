@@ -99,8 +99,9 @@ def test_layers_of_two_products_go_step_by_step(spec: ModelSpec) -> None:
     assert network.backend._sequence is None
 
 
-def test_what_does_not_fit_goes_step_by_step() -> None:
+def test_what_does_not_fit_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """More thread blocks than the device holds at once would wait for each other for ever."""
+    monkeypatch.setattr("keepgate_kernels.cuda.sequences.multiprocessors", lambda: 4)
     spec = feature_spec("lstm", hidden=(8 * 5,))
     network = cuda_network(spec, random_tensors(spec), slots=1)
     assert isinstance(network.backend, CudaNetwork)

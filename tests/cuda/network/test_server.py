@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from support.repositories import write_model
 from support.servers import ServerProcess
 
 SECONDS = 120.0
-"""A call's, where each instruction of a kernel is Python."""
+"""A call's, where kernels are compiled first, and perhaps run on the machine."""
 TOKENS = [3, 1, 4, 1, 5]
 
 
@@ -25,8 +24,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[[str], ServerProcess]]:
 
     def start(device: str) -> ServerProcess:
         settings = {"models": tmp_path / "models", "device": device, "slots": 2, "snapshot_steps": 2}
-        extra = {name: value for name, value in os.environ.items() if name == "NUMBA_ENABLE_CUDASIM"}
-        started.append(ServerProcess(tmp_path / device, settings, extra))
+        started.append(ServerProcess(tmp_path / device, settings))
         return started[-1].wait_ready()
 
     yield start

@@ -1,0 +1,53 @@
+/* What translated kernels see of the machine. */
+#ifndef KEEPGATE_PTX_THREAD_H
+#define KEEPGATE_PTX_THREAD_H
+
+#include "machine.h"
+#include <math.h>
+#include <string.h>
+
+enum { SHARED, GLOBAL };
+/* Why `run` came back. WARP: at an instruction of all lanes, `operation`. AGAIN: what is polled may change. */
+enum { ENDED, BLOCK, WARP, AGAIN };
+enum { SYNC, MMA_BF16, MMA_INT8 };
+
+typedef struct Copies Copies;
+typedef struct Block Block;
+
+struct Thread {
+    Block *block;
+    const unsigned char *parameters;
+    Extent at, blocks, threads, block_at;
+    uint32_t number, dynamic_shared;
+    uint32_t resume, line; /* where `run` goes on; line of the PTX, for errors */
+    int state, operation;
+    uint32_t fragments[10]; /* of mma: a 4, b 2, c 4; the result takes c's place */
+    Copies *copies;
+};
+
+uint64_t machine_load(Thread *thread, int space, uint64_t address, uint32_t bytes);
+void machine_store(Thread *thread, int space, uint64_t address, uint32_t bytes, uint64_t value);
+uint32_t machine_add32(Thread *thread, uint64_t address, uint32_t value);
+uint32_t machine_poll(Thread *thread, uint64_t address);
+void machine_copy(Thread *thread, uint64_t to, uint64_t from, uint32_t bytes, uint32_t of_source);
+void machine_commit(Thread *thread);
+void machine_wait(Thread *thread, uint32_t groups);
+_Noreturn void machine_fault(Thread *thread, const char *format, ...);
+
+static inline float to_float(uint32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
+static inline double to_double(uint64_t bits) { double value; memcpy(&value, &bits, 8); return value; }
+static inline uint32_t of_float(float value) { uint32_t bits; memcpy(&bits, &value, 4); return bits; }
+static inline uint64_t of_double(double value) { uint64_t bits; memcpy(&bits, &value, 8); return bits; }
+
+static inline int64_t divided(Thread *thread, int64_t a, int64_t b) {
+    if (b == 0 || (b == -1 && a == INT64_MIN)) machine_fault(thread, "division of %lld by %lld", (long long)a, (long long)b);
+    return a / b;
+}
+static inline uint64_t divided_unsigned(Thread *thread, uint64_t a, uint64_t b) {
+    if (b == 0) machine_fault(thread, "division by 0");
+    return a / b;
+}
+/* Of 20 bits, as the instruction promises: the low word is zero. */
+static inline double coarse_reciprocal(double x) { return to_double(of_double(1.0 / x) & 0xFFFFFFFF00000000ull); }
+
+#endif
