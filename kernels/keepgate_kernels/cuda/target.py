@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from keepgate_kernels.errors import DeviceMissingError
 
 try:
@@ -18,6 +19,12 @@ except ImportError as error:
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
 """Whether NUMBA_ENABLE_CUDASIM is set: kernels run in Python, one instruction of one thread after the
 other."""
+
+int32: Any = int if SIMULATED else np.int32
+"""A number that needs no more bits. Sums of Numba's have 64 unless told; numpy's own are slow to simulate."""
+at32: Any = int if SIMULATED else np.uint32
+at64: Any = int if SIMULATED else np.uint64
+"""An index that is not negative: for one that might be, Numba adds the length of the array."""
 
 
 def device_function(function: Any) -> Any:

@@ -17,15 +17,34 @@ from numpy.typing import NDArray
 WARP = 32
 
 
+WORD = 1
+"""As `ptx.WORD`, but an address is an index."""
+
+
+def shared_address(shared: Any, at: Any) -> Any:
+    """As `ptx.shared_address`."""
+    return at
+
+
+def address_of(source: Any, at: Any) -> Any:
+    """As `ptx.address_of`, but the index is the address."""
+    return at
+
+
+def moved_on(source: Any, address: Any, elements: Any) -> Any:
+    """As `ptx.moved_on`."""
+    return address + elements
+
+
 @cuda.jit(device=True)
-def copy16(shared: Any, to: Any, source: Any, at: Any, size: Any) -> None:
+def copy16(shared: Any, to: Any, source: Any, address: Any, size: Any) -> None:
     """As `ptx.copy16`, at once. Element indices must be those of whole 16 bytes, as the processor wants."""
     elements = 16 // source.dtype.itemsize
-    if at % elements or to % 4:
-        raise ValueError(f"a copy to word {to} from element {at} is not aligned")
+    if address % elements or to % 4:
+        raise ValueError(f"a copy to word {to} from element {address} is not aligned")
     words = np.zeros(4, np.uint32)
     if size:
-        words.view(source.dtype)[:] = source[at : at + elements]
+        words.view(source.dtype)[:] = source[address : address + elements]
     for index in range(4):
         shared[to + index] = words[index]
 
@@ -39,11 +58,11 @@ def waiting(groups: int) -> Any:
     return commit
 
 
-def load4(shared: Any, at: Any) -> tuple[Any, ...]:
+def load4(shared: Any, address: Any) -> tuple[Any, ...]:
     """As `ptx.load4`."""
-    if at % 4:
-        raise ValueError(f"four words from word {at} are not aligned")
-    return tuple(shared[at : at + 4])
+    if address % 4:
+        raise ValueError(f"four words from word {address} are not aligned")
+    return tuple(shared[address : address + 4])
 
 
 def as_float(word: Any) -> Any:

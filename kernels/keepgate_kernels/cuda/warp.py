@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from keepgate_kernels.cuda.target import SIMULATED, device_function
 from numba import cuda
 
 if SIMULATED:
     from keepgate_kernels.cuda.twins import (
+        WORD,
+        address_of,
         as_float,
         as_word,
         commit,
@@ -16,8 +19,14 @@ if SIMULATED:
         load4,
         mma_bf16,
         mma_int8,
+        moved_on,
+        shared_address,
         waiting,
     )
+
+    def apart(four: Any) -> Any:
+        """The same words."""
+        return four
 
     @cuda.jit(device=True)
     def sync_warp() -> None:
@@ -30,6 +39,8 @@ if SIMULATED:
         cuda.cg.this_grid().sync()
 else:
     from keepgate_kernels.cuda.ptx import (
+        WORD,
+        address_of,
         as_float,
         as_word,
         commit,
@@ -39,8 +50,21 @@ else:
         load_shared_by_all,
         mma_bf16,
         mma_int8,
+        moved_on,
+        shared_address,
         waiting,
     )
+
+    @device_function
+    def apart(four: Any) -> Any:
+        """The same words, in registers that need not follow each other.
+
+        Those that a load of four words fills, and those that mma takes, do: without this ptxas copies words
+        of rows anew for every tile. It cannot know that z is 0 in every thread.
+        """
+        zero = np.uint32(cuda.threadIdx.z)
+        w0, w1, w2, w3 = four
+        return w0 ^ zero, w1 ^ zero, w2 ^ zero, w3 ^ zero
 
     @device_function
     def sync_warp() -> None:
@@ -66,6 +90,9 @@ else:
 
 
 __all__ = [
+    "WORD",
+    "address_of",
+    "apart",
     "as_float",
     "as_word",
     "commit",
@@ -73,6 +100,8 @@ __all__ = [
     "load4",
     "mma_bf16",
     "mma_int8",
+    "moved_on",
+    "shared_address",
     "sync_grid",
     "sync_warp",
     "waiting",
