@@ -14,18 +14,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from keepgate_kernels.cuda.target import at32, at64, device_function, int32
-from keepgate_kernels.cuda.tiles import CHUNK_WORDS, ROWS, TILE_WORDS, Shape, chunk_of
+from keepgate_kernels.cuda.target import at32, at64, device_function
+from keepgate_kernels.cuda.tiles import CHUNK_WORDS, ROWS, TILE_WORDS, UNITS, Shape, chunk_of
 from keepgate_kernels.cuda.warp import (
     WORD,
     address_of,
     apart,
     as_float,
     copy16,
+    load2,
     load4,
     mma_bf16,
     mma_int8,
     moved_on,
+    shared_address,
+    store2,
 )
 from numba import cuda
 from numba.cuda import types
@@ -63,48 +66,37 @@ def make_fetch_rows(precision: str, shape: Shape) -> Any:
 
 
 def make_fetch_tiles(gates: int, shape: Shape) -> Any:
-    """fetch_tiles(words, to, member, weights, sources, sizes, chunk): likewise of tiles, by a thread."""
+    """fetch_tiles(words, to, member, weights, sources, chunk): likewise of tiles, by thread `member`."""
     threads, pieces = shape.group_threads, tile_pieces(gates, shape)
     all_pieces = shape.blocks_across(gates) * gates * TILE_WORDS // 4
 
     @device_function
-    def fetch_tiles(
-        words: Any, to: Any, member: Any, weights: Any, sources: Any, sizes: Any, chunk: Any
-    ) -> None:
+    def fetch_tiles(words: Any, to: Any, member: Any, weights: Any, sources: Any, chunk: Any) -> None:
         for index in range(pieces):
             if (index + 1) * threads <= all_pieces or index * threads + member < all_pieces:
                 source = moved_on(weights, sources[index], chunk * TILE_WORDS)
-                copy16(words, to + index * threads * PIECE, weights, source, sizes[index])
+                copy16(words, to + index * threads * PIECE, weights, source, 16)
 
     return fetch_tiles
 
 
 def make_aim_tiles(gates: int, shape: Shape) -> Any:
-    """aim_tiles(sources, sizes, member, weights, tiles_at, tiles, chunk, chunks).
+    """aim_tiles(sources, member, weights, tiles_at, tiles, chunk, chunks).
 
-    Sets where the thread's pieces of a chunk of tiles lie. tiles_at: where in `weights` the thread block's
-    first tile begins, each tile having `chunks` chunks; tiles: how many there are, the rest being zeros.
+    Sets the addresses in `weights` of the thread's pieces of a chunk of tiles. tiles_at: where the thread
+    block's first tile begins, each tile having `chunks` chunks; tiles: how many there are. In place of the
+    others stands the last, for sums that nobody reads.
     """
     threads, pieces, of_tile = shape.group_threads, tile_pieces(gates, shape), TILE_WORDS // 4
 
     @device_function
     def aim_tiles(
-        sources: Any,
-        sizes: Any,
-        member: Any,
-        weights: Any,
-        tiles_at: Any,
-        tiles: Any,
-        chunk: Any,
-        chunks: Any,
+        sources: Any, member: Any, weights: Any, tiles_at: Any, tiles: Any, chunk: Any, chunks: Any
     ) -> None:
         for index in range(pieces):
             piece = index * threads + member
-            tile = piece // of_tile
+            tile = min(piece // of_tile, tiles - 1)
             place = tiles_at + (tile * chunks + chunk) * TILE_WORDS + piece % of_tile * 4
-            sizes[index] = int32(16)
-            if tile >= tiles:
-                place, sizes[index] = np.int64(0), int32(0)
             sources[index] = address_of(weights, place)
 
     return aim_tiles
@@ -185,24 +177,24 @@ def make_multiply(precision: str, gates: int, shape: Shape) -> Any:
 
 
 def make_fold(precision: str, gates: int, shape: Shape) -> Any:
-    """fold(words, sums_at, group_shift, warp_row, warp_tile, lane, sums, scales, first_scale, values, at,
-    tiles).
+    """fold(numbers, sums_at, shift, warp_row, warp_tile, lane, sums, scales, first_scale, values, at, tiles).
 
-    Adds a lane's sums of a quarter to those in shared memory, [row][group, unit], and clears them.
-    group_shift: the group of sums that the first gate goes to. warp_row, warp_tile: the warp's first. scales:
-    float32, from first_scale on those of the rows, and at `at` in values those of the columns of `tiles`
-    tiles: for int8 alone.
+    Adds a lane's sums of a quarter to those in shared memory, [row][group, unit], and clears them. shift: the
+    group of sums that the first gate goes to. warp_row, warp_tile: the warp's first. scales: float32, from
+    first_scale on those of the rows, and at `at` in values those of the columns of `tiles` tiles: for int8
+    alone.
     """
-    row_tiles, tiles_of_warp = shape.row_tiles, shape.blocks_of(gates) * gates
-    stride, units = shape.sum_stride(gates), shape.blocks_across(gates) * 8
+    half_tiles, tiles_of_warp = 2 * shape.row_tiles, shape.blocks_of(gates) * gates
+    stride, units = shape.sum_stride(gates), shape.blocks_across(gates) * UNITS
+    half_tile_size = ROWS // 2 * stride * WORD
     quantised = precision == "int8"
     zero = np.int32(0) if quantised else np.float32(0)
 
     @device_function
     def fold(
-        words: Any,
+        numbers: Any,
         sums_at: Any,
-        group_shift: Any,
+        shift: Any,
         warp_row: Any,
         warp_tile: Any,
         lane: Any,
@@ -213,25 +205,29 @@ def make_fold(precision: str, gates: int, shape: Shape) -> Any:
         at: Any,
         tiles: Any,
     ) -> None:
-        own_row = warp_row + lane // 4
-        own = sums_at + own_row * stride + 2 * (lane % 4)
-        for tile_of_warp in range(tiles_of_warp):
-            tile = warp_tile + tile_of_warp
-            first = own + (tile % gates + group_shift) * units + tile // gates * 8
-            for column in range(2):
-                scale = np.float32(1)
+        row_scales = cuda.local.array(half_tiles, types.float32)
+        row, column = warp_row + lane // 4, lane % 4 * 2
+        own = sums_at + row * stride + shift * units + warp_tile // gates * UNITS + column
+        address = shared_address(numbers, own)
+        if quantised:
+            for half_tile in range(half_tiles):
+                row_scales[half_tile] = scales[at32(first_scale + row + half_tile * (ROWS // 2))]
+        for tile in range(tiles_of_warp):
+            first = address + (tile % gates * units + tile // gates * UNITS) * WORD
+            even_scale = odd_scale = np.float32(0)
+            if quantised and warp_tile + tile < tiles:
+                place = at64(at + (warp_tile + tile) * UNITS + column)
+                even_scale, odd_scale = values[place], values[place + at64(1)]
+            for half_tile in range(half_tiles):
+                s = (half_tile // 2 * tiles_of_warp + tile) * 4 + half_tile % 2 * 2
+                even, odd = load2(numbers, first + half_tile * half_tile_size)
                 if quantised:
-                    scale = np.float32(0)
-                    if tile < tiles:
-                        scale = values[at64(at + tile * 8 + 2 * (lane % 4) + column)]
-                for half_tile in range(2 * row_tiles):
-                    s = (half_tile // 2 * tiles_of_warp + tile_of_warp) * 4 + half_tile % 2 * 2 + column
-                    place = at32(first + half_tile * (ROWS // 2) * stride + column)
-                    if quantised:
-                        both = scales[at32(first_scale + own_row + half_tile * (ROWS // 2))] * scale
-                        words[place] = cuda.fma(np.float32(sums[s]), both, words[place])
-                    else:
-                        words[place] = words[place] + sums[s]
-                    sums[s] = zero
+                    scale = row_scales[half_tile]
+                    even = cuda.fma(np.float32(sums[s]), scale * even_scale, even)
+                    odd = cuda.fma(np.float32(sums[s + 1]), scale * odd_scale, odd)
+                else:
+                    even, odd = even + sums[s], odd + sums[s + 1]
+                store2(numbers, first + half_tile * half_tile_size, even, odd)
+                sums[s], sums[s + 1] = zero, zero
 
     return fold

@@ -116,6 +116,32 @@ def load4(typing, shared, address):
 
 
 @intrinsic
+def load2(typing, shared, address):
+    """The two float32 from an address in shared memory on, which is a multiple of 8 bytes."""
+    result = types.UniTuple(types.float32, 2)
+
+    def generate(context, builder, signature, args):
+        out = ir.LiteralStructType([_F32] * 2)
+        pair = _asm(builder, out, "ld.shared.v2.f32 {$0, $1}, [$2];", "=f,=f,r,~{memory}", [args[1]], True)
+        parts = [builder.extract_value(pair, index) for index in range(2)]
+        return context.make_tuple(builder, result, parts)
+
+    return result(shared, types.int32), generate
+
+
+@intrinsic
+def store2(typing, shared, address, first, second):
+    """Set the two float32 from an address in shared memory on."""
+
+    def generate(context, builder, signature, args):
+        code = "st.shared.v2.f32 [$0], {$1, $2};"
+        _asm(builder, ir.VoidType(), code, "r,f,f,~{memory}", [*args[1:]], True)
+        return context.get_dummy_value()
+
+    return types.void(shared, types.int32, types.float32, types.float32), generate
+
+
+@intrinsic
 def as_float(typing, word):
     """The float32 of these bits."""
 

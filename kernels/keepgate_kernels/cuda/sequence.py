@@ -47,7 +47,7 @@ from keepgate_kernels.cuda.product import (
     tile_pieces,
 )
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
-from keepgate_kernels.cuda.target import at32, at64, int32
+from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, int32
 from keepgate_kernels.cuda.tiles import CHUNK_WORDS, SMALL, TILE_WORDS, UNITS, WARP, chunk_of, sum_groups
 from keepgate_kernels.cuda.warp import (
     WORD,
@@ -108,7 +108,6 @@ def make_sequence(precision: str, gates: int) -> Any:
         sources = cuda.local.array(own_row_pieces, types.int64)
         sizes = cuda.local.array(own_row_pieces, types.int32)
         tile_sources = cuda.local.array(own_tile_pieces, types.int64)
-        tile_sizes = cuda.local.array(own_tile_pieces, types.int32)
         first_step, steps, arrivals = at
         thread = cuda.threadIdx.x
         group, lane = thread // WARP, thread % WARP
@@ -132,10 +131,10 @@ def make_sequence(precision: str, gates: int) -> Any:
         tiles_at = plan[H_WEIGHTS] + first_tile * chunks * TILE_WORDS
         scale_at = plan[H_WEIGHT_SCALES] + first_tile * UNITS
         shift = 1 if plan[KIND] == GRU else 0
-        aim_tiles(tile_sources, tile_sizes, lane, weights, tiles_at, tiles, group * own, chunks)
+        aim_tiles(tile_sources, lane, weights, tiles_at, tiles, group * own, chunks)
         to = int32(rows_to + row_words * WORD)
         for chunk in range(own):
-            fetch_tiles(words, to, lane, weights, tile_sources, tile_sizes, chunk)
+            fetch_tiles(words, to, lane, weights, tile_sources, chunk)
             to = int32(to + chunk_step)
         commit()
         for index in range(own_sums):
@@ -191,4 +190,4 @@ def make_sequence(precision: str, gates: int) -> Any:
                     operands[at64(kept + unit)] = operands[at64(made + unit)]
             sync_grid(batch, ARRIVED, arrivals + (turn + 1) * cuda.gridDim.x)
 
-    return cuda.jit(sequence)
+    return bounded_kernel(sequence, threads, 1)

@@ -56,7 +56,7 @@ from keepgate_kernels.cuda.product import (
     tile_pieces,
 )
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
-from keepgate_kernels.cuda.target import at32, at64, int32
+from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, int32
 from keepgate_kernels.cuda.tiles import (
     CHUNK_WORDS,
     QUARTERS,
@@ -112,7 +112,6 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
         h_sources = cuda.local.array(own_row_pieces, types.int64)
         sizes = cuda.local.array(own_row_pieces, types.int32)
         tile_sources = cuda.local.array(own_tile_pieces, types.int64)
-        tile_sizes = cuda.local.array(own_tile_pieces, types.int32)
         now, first = at
         thread = cuda.threadIdx.x
         group, member = thread // group_threads, thread % group_threads
@@ -127,27 +126,27 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
         x_tiles = plan[X_WEIGHTS] + first_tile * x_chunks * TILE_WORDS
         h_tiles = plan[H_WEIGHTS] + first_tile * h_chunks * TILE_WORDS
 
-        # Copies are started as soon as what they need is known: of weights the plan alone.
+        # Copies are started as soon as what they need is known: of weights the plan alone, of rows no count.
         if own_x > 0:
-            aim_tiles(tile_sources, tile_sizes, member, weights, x_tiles, tiles, group * own_x, x_chunks)
+            aim_tiles(tile_sources, member, weights, x_tiles, tiles, group * own_x, x_chunks)
         else:
-            aim_tiles(tile_sources, tile_sizes, member, weights, h_tiles, tiles, group * own_h, h_chunks)
+            aim_tiles(tile_sources, member, weights, h_tiles, tiles, group * own_h, h_chunks)
         own_stages = group * stages * stage_words
         rows_to = shared_address(words, own_stages + member * 4)
         tiles_to = int32(rows_to + row_words * WORD)
         chunk = int32(0)
-        fetch_tiles(words, tiles_to, member, weights, tile_sources, tile_sizes, chunk)
+        fetch_tiles(words, tiles_to, member, weights, tile_sources, chunk)
         last = (batch.size - rows_at) // ROW_WORDS - 1
         for index in range(own_row_pieces):
             piece = index * group_threads + member
-            number_of = first_row + piece // QUADS
-            row = row_of(batch, rows_at, min(number_of, last), first, now)
+            row_number = first_row + piece // QUADS
+            row = row_of(batch, rows_at, min(row_number, last), first, now)
             x_place = place_of(plan[X_PLACE], plan[X_BASE], plan[X_HALF], plan[X_STRIDE], row)
             h_place = place_of(plan[H_PLACE], plan[H_BASE], plan[H_HALF], plan[H_STRIDE], row)
             x_place += group * own_x * chunk_size + piece % QUADS * piece_size
             h_place += group * own_h * chunk_size + piece % QUADS * piece_size
             sizes[index] = int32(16)
-            if number_of >= count:
+            if row_number >= count:
                 x_place, h_place, sizes[index] = np.int64(0), np.int64(0), int32(0)
             if own_x == 0:
                 x_place = h_place
@@ -155,20 +154,20 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
             h_sources[index] = address_of(operands, h_place)
         fetch_rows(words, rows_to, operands, sources, sizes, chunk)
         commit()
-        if first_row >= count:
+        if first_row >= count:  # as every thread of the block finds
             wait_for_all()
             return
         chunk = int32(1)
         for fetched in range(1, ahead):
             if fetched == own_x:
                 chunk = int32(0)
-                aim_tiles(tile_sources, tile_sizes, member, weights, h_tiles, tiles, group * own_h, h_chunks)
+                aim_tiles(tile_sources, member, weights, h_tiles, tiles, group * own_h, h_chunks)
                 for index in range(own_row_pieces):
                     sources[index] = h_sources[index]
             if fetched < total:
                 to = fetched * stage_size
                 fetch_rows(words, rows_to + to, operands, sources, sizes, chunk)
-                fetch_tiles(words, tiles_to + to, member, weights, tile_sources, tile_sizes, chunk)
+                fetch_tiles(words, tiles_to + to, member, weights, tile_sources, chunk)
             commit()
             chunk = int32(chunk + 1)
 
@@ -192,23 +191,20 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
         warp, lane = member // WARP, member % WARP
         warp_row, warp_tile = warp // column_warps * own_rows, warp % column_warps * own_tiles
         row_start, tile_start = starts(lane)
-        rows_at_of = shared_address(words, own_stages + warp_row * CHUNK_WORDS + row_start)
-        tiles_at_of = shared_address(words, own_stages + row_words + warp_tile * TILE_WORDS + tile_start)
+        own_rows_at = shared_address(words, own_stages + warp_row * CHUNK_WORDS + row_start)
+        own_tiles_at = shared_address(words, own_stages + row_words + warp_tile * TILE_WORDS + tile_start)
         kind = plan[KIND]
         shift, scale_at, first_scale = 0, plan[X_WEIGHT_SCALES] + first_tile * UNITS, 0
         stage, free = int32(0), int32(ahead * stage_size)
-        fetched, done, ends = (
-            int32(ahead),
-            int32(0),
-            int32((own_x if own_x > 0 else own_h) // quarters),
-        )
+        fetched, done = int32(ahead), int32(0)
+        ends = int32((own_x if own_x > 0 else own_h) // quarters)
         while done < total:
             if fetched == own_x:
                 chunk = int32(0)
-                aim_tiles(tile_sources, tile_sizes, member, weights, h_tiles, tiles, group * own_h, h_chunks)
+                aim_tiles(tile_sources, member, weights, h_tiles, tiles, group * own_h, h_chunks)
                 for index in range(own_row_pieces):
                     sources[index] = h_sources[index]
-            # Turns until a quarter ends, or the last chunk of x, or of all, has been fetched.
+            # Turns without a decision: until a quarter ends, or the last chunk of x, or of all, is fetched.
             fetches, until = fetched < total, ends
             if fetches:
                 until = min(ends, int32(done + (own_x if fetched < own_x else total) - fetched))
@@ -221,9 +217,9 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                     cuda.syncthreads()
                 if fetches:
                     fetch_rows(words, rows_to + free, operands, sources, sizes, chunk)
-                    fetch_tiles(words, tiles_to + free, member, weights, tile_sources, tile_sizes, chunk)
+                    fetch_tiles(words, tiles_to + free, member, weights, tile_sources, chunk)
                 commit()
-                multiply(words, rows_at_of + stage, tiles_at_of + stage, sums)
+                multiply(words, own_rows_at + stage, own_tiles_at + stage, sums)
                 free = stage
                 stage = int32(stage + stage_size)
                 if stage == stages * stage_size:
@@ -266,4 +262,4 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                 start += start_stride * np.int64(batch[at64(inputs_at + row.given)])
             finish(memory, outcome, row, unit, start, numbers, own, units)
 
-    return cuda.jit(step)
+    return bounded_kernel(step, threads, shape.held)

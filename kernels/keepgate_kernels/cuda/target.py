@@ -31,3 +31,10 @@ def device_function(function: Any) -> Any:
     """Jit a function that only kernels call; it is always put into their code."""
     options = {} if SIMULATED else {"forceinline": True}
     return cuda.jit(device=True, **options)(function)
+
+
+def bounded_kernel(function: Any, threads: int, blocks: int) -> Any:
+    """A kernel whose thread blocks have so many threads, and of which a multiprocessor is to hold so many
+    blocks: as many registers as that leaves are its own, and ptxas loads ahead with them."""
+    options = {} if SIMULATED else {"launch_bounds": (threads, blocks)}
+    return cuda.jit(**options)(function)

@@ -65,6 +65,20 @@ def load4(shared: Any, address: Any) -> tuple[Any, ...]:
     return tuple(shared[address : address + 4])
 
 
+def load2(shared: Any, address: Any) -> tuple[Any, ...]:
+    """As `ptx.load2`."""
+    if address % 2:
+        raise ValueError(f"two words from word {address} are not aligned")
+    return tuple(shared[address : address + 2])
+
+
+def store2(shared: Any, address: Any, first: Any, second: Any) -> None:
+    """As `ptx.store2`."""
+    if address % 2:
+        raise ValueError(f"two words from word {address} are not aligned")
+    shared[address], shared[address + 1] = first, second
+
+
 def as_float(word: Any) -> Any:
     """As `ptx.as_float`."""
     return np.float32(struct.unpack("<f", struct.pack("<I", int(word)))[0])
