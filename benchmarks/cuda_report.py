@@ -89,9 +89,13 @@ def assemble(entry: Entry, architecture: Architecture) -> Usage:
     """Compile a kernel to PTX and assemble it. Raises RuntimeError with ptxas's words if it refuses."""
     from numba import cuda  # noqa: PLC0415
 
+    kernel = entry.make()
     with pretended(architecture.capability):
         code, _ = cuda.compile_ptx(
-            entry.make().py_func, signature(entry.arguments), cc=architecture.capability
+            kernel.py_func,
+            signature(entry.arguments),
+            cc=architecture.capability,
+            launch_bounds=kernel.targetoptions.get("launch_bounds"),
         )
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"

@@ -37,9 +37,9 @@ from keepgate_kernels.cuda.powers import (
     vectors_of,
     weigh,
 )
+from keepgate_kernels.cuda.ptx import as_float, as_word, rounded_product
 from keepgate_kernels.cuda.ranking import list_top, truncate
 from keepgate_kernels.cuda.target import device_function
-from keepgate_kernels.cuda.warp import as_float, as_word, rounded_product
 from keepgate_kernels.lane import LANE
 from numba import cuda
 from numba.cuda import types

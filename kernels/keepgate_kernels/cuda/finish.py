@@ -6,19 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from keepgate_kernels.cuda.cells import clamp, coupled, gated, is_finite, shown, sigmoid_of, tanh_of
+from keepgate_kernels.cuda.gather import place_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
     BAD,
-    BY_ROW,
     CELL_BASE,
     CELL_STRIDE,
-    FINAL,
     GRU,
     GRU_RESET,
     GRU_SECOND,
     HEAD,
     KIND,
-    NEW,
     OPTIONS,
     OUT_BASE,
     OUT_BOUNDED,
@@ -35,160 +33,172 @@ from keepgate_kernels.cuda.plan import (
     WORK_STRIDE,
 )
 from keepgate_kernels.cuda.rounding import LEVELS, make_rounded
-from keepgate_kernels.cuda.target import device_function
+from keepgate_kernels.cuda.target import at64, device_function
 from numba import cuda
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-class Row(NamedTuple):
-    """A lane at a step. number: among the rows of the tick, or of those whose head is computed at a time.
-
-    phase: the half of the state in use before the step; in the next bit, that after all of the lane's steps.
-    given: the number of its input.
-    """
-
-    number: Any
-    slot: Any
-    lane: Any
-    phase: Any
-    given: Any
-
-
 class Memory(NamedTuple):
-    """Arrays of a network, 1-D: plan int64, of one product; values, state, work float32; operands."""
+    """Arrays of a network, 1-D: values, state, work float32; operands."""
 
-    plan: Any
     values: Any
     state: Any
     operands: Any
     work: Any
 
 
-@device_function
-def place_of(kind: Any, base: Any, half: Any, stride: Any, row: Any) -> Any:
-    """Where what belongs to a row begins: see `plan.OLD` and on."""
-    if kind == BY_ROW:
-        return base + stride * row.number
-    if kind == NEW:
-        return base + half * (1 - (row.phase & 1)) + stride * row.slot
-    if kind == FINAL:
-        return base + half * (row.phase >> 1) + stride * row.slot
-    return base + half * (row.phase & 1) + stride * row.slot
+class Outcome(NamedTuple):
+    """What a plan says of it, read once: a store might change the plan, for all that the compiler knows."""
+
+    kind: Any
+    options: Any
+    state_base: Any
+    state_half: Any
+    state_stride: Any
+    cell_base: Any
+    cell_stride: Any
+    out_place: Any
+    out_base: Any
+    out_half: Any
+    out_stride: Any
+    out_bounded: Any
+    work_base: Any
+    work_stride: Any
+    bad: Any
+    width: Any
 
 
 @device_function
-def _old_h(memory: Any, row: Any, unit: Any) -> Any:
-    plan = memory.plan
-    half = plan[STATE_HALF] * (row.phase & 1)
-    return memory.state[plan[STATE_BASE] + half + plan[STATE_STRIDE] * row.slot + unit]
+def outcome_of(plan: Any) -> Any:
+    """What a plan says of what becomes of sums."""
+    return Outcome(
+        plan[KIND],
+        plan[OPTIONS],
+        plan[STATE_BASE],
+        plan[STATE_HALF],
+        plan[STATE_STRIDE],
+        plan[CELL_BASE],
+        plan[CELL_STRIDE],
+        plan[OUT_PLACE],
+        plan[OUT_BASE],
+        plan[OUT_HALF],
+        plan[OUT_STRIDE],
+        plan[OUT_BOUNDED],
+        plan[WORK_BASE],
+        plan[WORK_STRIDE],
+        plan[BAD],
+        plan[WIDTH],
+    )
+
+
+@device_function
+def made_place(plan: Any, row: Any) -> Any:
+    """Where the row that the next product reads begins."""
+    return place_of(plan.out_place, plan.out_base, plan.out_half, plan.out_stride, row)
+
+
+@device_function
+def _old_h(memory: Any, plan: Any, row: Any, unit: Any) -> Any:
+    half = plan.state_half * (row.phase & 1)
+    return memory.state[at64(plan.state_base + half + plan.state_stride * row.slot + unit)]
 
 
 def make_finish(precision: str, gates: int) -> Any:
-    """finish(memory, row, unit, starts, start, apart, sums, at, groups_apart) for kinds with that many gates.
+    """finish(memory, plan, row, unit, start, sums, at, step) for kinds with that many gates.
 
-    starts: where the sums start from, that of the first group at `start`, the next `apart` on. sums: likewise
-    the products, at `at`, groups_apart.
+    plan: an `Outcome`. start: where in values the sums start from, that of the first group, the next a width
+    on. sums: the products, the first group's at `at`, the next `step` on.
     """
     rounded = make_rounded(precision)
 
     @device_function
-    def put_row(memory: Any, row: Any, unit: Any, h: Any) -> None:
-        plan = memory.plan
-        if plan[OUT_PLACE] != ABSENT:
-            first = place_of(plan[OUT_PLACE], plan[OUT_BASE], plan[OUT_HALF], plan[OUT_STRIDE], row)
-            memory.operands[first + unit] = rounded(h, LEVELS)
+    def put_row(memory: Any, plan: Any, row: Any, unit: Any, h: Any) -> None:
+        if plan.out_place != ABSENT:
+            memory.operands[at64(made_place(plan, row) + unit)] = rounded(h, LEVELS)
 
     @device_function
-    def put(memory: Any, row: Any, unit: Any, h: Any) -> None:
-        plan = memory.plan
-        half = plan[STATE_HALF] * (1 - (row.phase & 1))
-        memory.state[plan[STATE_BASE] + half + plan[STATE_STRIDE] * row.slot + unit] = h
-        if plan[OUT_BOUNDED] == 0 and not is_finite(h):
-            memory.work[plan[BAD] + row.lane] = _ONE
-        put_row(memory, row, unit, h)
+    def put(memory: Any, plan: Any, row: Any, unit: Any, h: Any) -> None:
+        half = plan.state_half * (1 - (row.phase & 1))
+        memory.state[at64(plan.state_base + half + plan.state_stride * row.slot + unit)] = h
+        if plan.out_bounded == 0 and not is_finite(h):
+            memory.work[at64(plan.bad + row.lane)] = _ONE
+        put_row(memory, plan, row, unit, h)
 
     @device_function
-    def put_shown(memory: Any, row: Any, unit: Any, h: Any) -> None:
+    def put_shown(memory: Any, plan: Any, row: Any, unit: Any, h: Any) -> None:
         """h of a cell with a cell state; what is yet to be projected is a row only."""
-        if memory.plan[STATE_BASE] == ABSENT:
-            put_row(memory, row, unit, h)
+        if plan.state_base == ABSENT:
+            put_row(memory, plan, row, unit, h)
         else:
-            put(memory, row, unit, h)
+            put(memory, plan, row, unit, h)
 
     @device_function
-    def one(
-        memory: Any, row: Any, unit: Any, starts: Any, start: Any, apart: Any, sums: Any, at: Any, step: Any
-    ) -> None:
+    def one(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> None:
         """An RNN, the second product of a GRU, a projection or a head."""
-        plan, work = memory.plan, memory.work
-        kind = plan[KIND]
-        total = starts[start] + sums[at]
+        work = memory.work
+        kind = plan.kind
+        total = memory.values[at64(start)] + sums[at64(at)]
         if kind == HEAD:
-            work[plan[WORK_BASE] + plan[WORK_STRIDE] * row.number + unit] = total
+            work[at64(plan.work_base + plan.work_stride * row.number + unit)] = total
             return
         if kind == RNN_TANH:
             total = tanh_of(total)
         elif kind == RNN_RELU:
             total = max(total, _ZERO)
         elif kind == GRU_SECOND:
-            place = plan[WORK_BASE] + plan[WORK_STRIDE] * row.number + unit
-            z, n = sigmoid_of(work[place]), tanh_of(work[place + plan[WIDTH]] + sums[at])
-            total = cuda.fma(z, _old_h(memory, row, unit) - n, n)
-        put(memory, row, unit, total)
+            place = plan.work_base + plan.work_stride * row.number + unit
+            z, n = sigmoid_of(work[at64(place)]), tanh_of(work[at64(place + plan.width)] + sums[at64(at)])
+            total = cuda.fma(z, _old_h(memory, plan, row, unit) - n, n)
+        put(memory, plan, row, unit, total)
 
     @device_function
-    def three(
-        memory: Any, row: Any, unit: Any, starts: Any, start: Any, apart: Any, sums: Any, at: Any, step: Any
-    ) -> None:
+    def three(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> None:
         """A GRU, whose sums are n from x, r, z, n from h; or a CIFG's f, g, o."""
-        plan = memory.plan
-        kind = plan[KIND]
-        first = starts[start] + sums[at]
-        second = starts[start + apart] + sums[at + step]
-        third = starts[start + 2 * apart] + sums[at + 2 * step]
+        kind = plan.kind
+        first = memory.values[at64(start)] + sums[at64(at)]
+        second = memory.values[at64(start + plan.width)] + sums[at64(at + step)]
+        third = memory.values[at64(start + 2 * plan.width)] + sums[at64(at + 2 * step)]
         if kind == GRU:
-            from_h = starts[start + 3 * apart] + sums[at + 3 * step]
+            from_h = memory.values[at64(start + 3 * plan.width)] + sums[at64(at + 3 * step)]
             n = tanh_of(cuda.fma(sigmoid_of(second), from_h, first))
-            put(memory, row, unit, cuda.fma(sigmoid_of(third), _old_h(memory, row, unit) - n, n))
+            put(memory, plan, row, unit, cuda.fma(sigmoid_of(third), _old_h(memory, plan, row, unit) - n, n))
         elif kind == GRU_RESET:
-            place = plan[WORK_BASE] + plan[WORK_STRIDE] * row.number + unit
-            memory.work[place], memory.work[place + plan[WIDTH]] = third, first
-            put_row(memory, row, unit, sigmoid_of(second) * _old_h(memory, row, unit))
+            place = plan.work_base + plan.work_stride * row.number + unit
+            memory.work[at64(place)], memory.work[at64(place + plan.width)] = third, first
+            put_row(memory, plan, row, unit, sigmoid_of(second) * _old_h(memory, plan, row, unit))
         else:
-            values, options, width = memory.values, plan[OPTIONS], plan[WIDTH]
-            place = plan[CELL_BASE] + plan[CELL_STRIDE] * row.slot + unit
-            c = memory.state[place]
+            values, options, width = memory.values, plan.options, plan.width
+            place = plan.cell_base + plan.cell_stride * row.slot + unit
+            c = memory.state[at64(place)]
             if options != ABSENT:
-                first = cuda.fma(values[options + unit], c, first)
+                first = cuda.fma(values[at64(options + unit)], c, first)
             c = coupled(first, c, second)
             if options != ABSENT:
-                c = clamp(c, values[options + 2 * width + unit])
-                third = cuda.fma(values[options + width + unit], c, third)
-            memory.state[place] = c
-            put_shown(memory, row, unit, shown(third, c))
+                c = clamp(c, values[at64(options + 2 * width + unit)])
+                third = cuda.fma(values[at64(options + width + unit)], c, third)
+            memory.state[at64(place)] = c
+            put_shown(memory, plan, row, unit, shown(third, c))
 
     @device_function
-    def four(
-        memory: Any, row: Any, unit: Any, starts: Any, start: Any, apart: Any, sums: Any, at: Any, step: Any
-    ) -> None:
+    def four(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> None:
         """An LSTM: i, f, g, o."""
-        plan, values = memory.plan, memory.values
-        i = starts[start] + sums[at]
-        f = starts[start + apart] + sums[at + step]
-        g = starts[start + 2 * apart] + sums[at + 2 * step]
-        o = starts[start + 3 * apart] + sums[at + 3 * step]
-        options, width = plan[OPTIONS], plan[WIDTH]
-        place = plan[CELL_BASE] + plan[CELL_STRIDE] * row.slot + unit
-        c = memory.state[place]
+        values = memory.values
+        i = memory.values[at64(start)] + sums[at64(at)]
+        f = memory.values[at64(start + plan.width)] + sums[at64(at + step)]
+        g = memory.values[at64(start + 2 * plan.width)] + sums[at64(at + 2 * step)]
+        o = memory.values[at64(start + 3 * plan.width)] + sums[at64(at + 3 * step)]
+        options, width = plan.options, plan.width
+        place = plan.cell_base + plan.cell_stride * row.slot + unit
+        c = memory.state[at64(place)]
         if options != ABSENT:
-            i = cuda.fma(values[options + unit], c, i)
-            f = cuda.fma(values[options + width + unit], c, f)
+            i = cuda.fma(values[at64(options + unit)], c, i)
+            f = cuda.fma(values[at64(options + width + unit)], c, f)
         c = gated(f, c, i, g)
         if options != ABSENT:
-            c = clamp(c, values[options + 3 * width + unit])
-            o = cuda.fma(values[options + 2 * width + unit], c, o)
-        memory.state[place] = c
-        put_shown(memory, row, unit, shown(o, c))
+            c = clamp(c, values[at64(options + 3 * width + unit)])
+            o = cuda.fma(values[at64(options + 2 * width + unit)], c, o)
+        memory.state[at64(place)] = c
+        put_shown(memory, plan, row, unit, shown(o, c))
 
     return {1: one, 3: three, 4: four}[gates]

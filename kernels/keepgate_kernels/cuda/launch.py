@@ -89,6 +89,7 @@ def _loaded(name: str, make: Callable[[], Any], arguments: Any, shared_bytes: in
 
 def signature(arguments: tuple[tuple[str, int], ...]) -> tuple[Any, ...]:
     """Numba's types for the arguments of an entry."""
+
     def kind(name: str, dimensions: int) -> Any:
         if name == "at":
             return types.UniTuple(types.int64, dimensions)

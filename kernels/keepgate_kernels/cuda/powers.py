@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from keepgate_kernels.cuda.layout import VECTOR
+from keepgate_kernels.cuda.ptx import as_float, as_word
 from keepgate_kernels.cuda.target import device_function
 from keepgate_kernels.cuda.tiles import WARP
-from keepgate_kernels.cuda.warp import as_float, as_word
 from numba import cuda
 
 THREADS = WARP

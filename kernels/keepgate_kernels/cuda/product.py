@@ -14,111 +14,162 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from keepgate_kernels.cuda.target import device_function
-from keepgate_kernels.cuda.tiles import CHUNK_WORDS, ROWS, TILE_WORDS, Shape, chunk_of
-from keepgate_kernels.cuda.warp import as_float, copy16, load4, mma_bf16, mma_int8
+from keepgate_kernels.cuda.ptx import (
+    WORD,
+    address_of,
+    as_float,
+    copy16,
+    load2,
+    load4,
+    mma_bf16,
+    mma_int8,
+    moved_on,
+    shared_address,
+    store2,
+)
+from keepgate_kernels.cuda.target import at32, at64, device_function
+from keepgate_kernels.cuda.tiles import CHUNK_WORDS, ROWS, TILE_WORDS, UNITS, Shape, chunk_of
+from keepgate_kernels.cuda.warp import apart
 from numba import cuda
+from numba.cuda import types
 
 QUADS = CHUNK_WORDS // 4
+PIECE = 4 * WORD
+"""What an address in shared memory grows by from one piece of 16 bytes to the next."""
+
+
+def row_pieces(shape: Shape) -> int:
+    """Pieces of 16 bytes of a chunk of rows that a thread copies: piece `index * threads + member`."""
+    return shape.rows * QUADS // shape.group_threads
+
+
+def tile_pieces(gates: int, shape: Shape) -> int:
+    """Likewise of a chunk of tiles; threads with a high number may have one less."""
+    return -(-shape.blocks_across(gates) * gates * TILE_WORDS // 4 // shape.group_threads)
 
 
 def make_fetch_rows(precision: str, shape: Shape) -> Any:
-    """fetch_rows(words, to, member, operands, places, first_place, chunk).
+    """fetch_rows(words, to, operands, sources, sizes, chunk).
 
-    Starts copying a chunk of every row to `to` in `words`, by thread `member` of its group. places: int64,
-    from first_place on where each row begins in `operands`, or -1 for a row of zeros.
+    Starts copying the thread's pieces of a chunk of rows, the first to the address `to` in `words`. sources:
+    the address in `operands` of each piece of chunk 0; sizes: 16, or 0 for zeros. chunk: int32.
     """
-    threads, pieces = shape.group_threads, shape.rows * QUADS // shape.group_threads
-    chunk_size, piece_size = chunk_of(precision), chunk_of(precision) // QUADS
+    threads, pieces, chunk_size = shape.group_threads, row_pieces(shape), chunk_of(precision)
 
     @device_function
-    def fetch_rows(
-        words: Any, to: Any, member: Any, operands: Any, places: Any, first_place: Any, chunk: Any
-    ) -> None:
+    def fetch_rows(words: Any, to: Any, operands: Any, sources: Any, sizes: Any, chunk: Any) -> None:
         for index in range(pieces):
-            piece = index * threads + member
-            place = places[first_place + piece // QUADS]
-            size = np.int32(16)
-            source = place + chunk * chunk_size + piece % QUADS * piece_size
-            if place < 0:
-                size, source = np.int32(0), np.int64(0)
-            copy16(words, to + piece * 4, operands, source, size)
+            source = moved_on(operands, sources[index], chunk * chunk_size)
+            copy16(words, to + index * threads * PIECE, operands, source, sizes[index])
 
     return fetch_rows
 
 
-def make_fetch_weights(gates: int, shape: Shape) -> Any:
-    """fetch_weights(words, to, member, weights, tiles_at, tiles, chunk, chunks).
-
-    Likewise a chunk of every tile. tiles_at: where in `weights` the thread block's first tile begins, each
-    tile having `chunks` chunks; tiles: how many there are, the rest being zeros.
-    """
-    threads, tile_pieces = shape.group_threads, TILE_WORDS // 4
-    all_pieces = shape.blocks_across(gates) * gates * tile_pieces
-    pieces = -(-all_pieces // threads)
+def make_fetch_tiles(gates: int, shape: Shape) -> Any:
+    """fetch_tiles(words, to, member, weights, sources, chunk): likewise of tiles, by thread `member`."""
+    threads, pieces = shape.group_threads, tile_pieces(gates, shape)
+    all_pieces = shape.blocks_across(gates) * gates * TILE_WORDS // 4
 
     @device_function
-    def fetch_weights(
-        words: Any, to: Any, member: Any, weights: Any, tiles_at: Any, tiles: Any, chunk: Any, chunks: Any
+    def fetch_tiles(words: Any, to: Any, member: Any, weights: Any, sources: Any, chunk: Any) -> None:
+        for index in range(pieces):
+            if (index + 1) * threads <= all_pieces or index * threads + member < all_pieces:
+                source = moved_on(weights, sources[index], chunk * TILE_WORDS)
+                copy16(words, to + index * threads * PIECE, weights, source, 16)
+
+    return fetch_tiles
+
+
+def make_aim_tiles(gates: int, shape: Shape) -> Any:
+    """aim_tiles(sources, member, weights, tiles_at, tiles, chunk, chunks).
+
+    Sets the addresses in `weights` of the thread's pieces of a chunk of tiles. tiles_at: where the thread
+    block's first tile begins, each tile having `chunks` chunks; tiles: how many there are. In place of the
+    others stands the last, for sums that nobody reads.
+    """
+    threads, pieces, of_tile = shape.group_threads, tile_pieces(gates, shape), TILE_WORDS // 4
+
+    @device_function
+    def aim_tiles(
+        sources: Any, member: Any, weights: Any, tiles_at: Any, tiles: Any, chunk: Any, chunks: Any
     ) -> None:
         for index in range(pieces):
             piece = index * threads + member
-            tile = piece // tile_pieces
-            size = np.int32(16)
-            source = tiles_at + (tile * chunks + chunk) * TILE_WORDS + piece % tile_pieces * 4
-            if tile >= tiles:
-                size, source = np.int32(0), np.int64(0)
-            if piece < all_pieces:
-                copy16(words, to + piece * 4, weights, source, size)
+            tile = min(piece // of_tile, tiles - 1)
+            place = tiles_at + (tile * chunks + chunk) * TILE_WORDS + piece % of_tile * 4
+            sources[index] = address_of(weights, place)
 
-    return fetch_weights
+    return aim_tiles
+
+
+def make_starts(precision: str) -> Any:
+    """starts(lane): (word of the warp's rows, word of its tiles) from which `multiply` has a lane read."""
+
+    @device_function
+    def of_mma(lane: Any) -> Any:
+        own = lane // 4 * CHUNK_WORDS + lane % 4 * 4
+        return own, own
+
+    @device_function
+    def of_fma(lane: Any) -> Any:
+        return lane // 4 * CHUNK_WORDS, lane % 4 * (2 * CHUNK_WORDS + 4)
+
+    return of_fma if precision == "fp32" else of_mma
 
 
 def make_multiply(precision: str, gates: int, shape: Shape) -> Any:
-    """multiply(words, rows_at, weights_at, lane, sums): add a chunk's products to a lane's sums.
+    """multiply(words, rows_at, tiles_at, sums): add a chunk's products to a lane's sums.
 
-    rows_at, weights_at: where the warp's rows and tiles begin in `words`. sums: float32, or int32 in int8,
-    [row tiles, tiles, 4].
+    rows_at, tiles_at: the addresses in `words` from which the lane reads the warp's rows and tiles, see
+    `make_starts`. sums: float32, or int32 in int8, [row tiles, tiles, 4].
     """
     row_tiles, tiles = shape.row_tiles, shape.blocks_of(gates) * gates
     mma = mma_int8 if precision == "int8" else mma_bf16
-    half_rows = ROWS // 2 * CHUNK_WORDS
+    words_of_rows, words_of_tiles = 8 * row_tiles, 4 * tiles
+    half_tile_size, tile_size = ROWS // 2 * CHUNK_WORDS * WORD, TILE_WORDS * WORD
 
     @device_function
-    def by_mma(words: Any, rows_at: Any, weights_at: Any, lane: Any, sums: Any) -> None:
-        own = lane // 4 * CHUNK_WORDS + lane % 4 * 4
+    def by_mma(words: Any, rows_at: Any, tiles_at: Any, sums: Any) -> None:
+        a = cuda.local.array(words_of_rows, types.uint32)
+        b = cuda.local.array(words_of_tiles, types.uint32)
+        for row_tile in range(row_tiles):
+            w, upper = row_tile * 8, rows_at + row_tile * 2 * half_tile_size
+            a[w], a[w + 2], a[w + 4], a[w + 6] = apart(load4(words, upper))
+            a[w + 1], a[w + 3], a[w + 5], a[w + 7] = apart(load4(words, upper + half_tile_size))
         for tile in range(tiles):
-            b0, b1, b2, b3 = load4(words, weights_at + tile * TILE_WORDS + own)
+            v = tile * 4
+            b[v], b[v + 1], b[v + 2], b[v + 3] = load4(words, tiles_at + tile * tile_size)
+        for tile in range(tiles):
             for row_tile in range(row_tiles):
-                upper = rows_at + row_tile * ROWS * CHUNK_WORDS + own
-                a0, a2, a4, a6 = load4(words, upper)
-                a1, a3, a5, a7 = load4(words, upper + half_rows)
-                s = (row_tile * tiles + tile) * 4
+                v, w, s = tile * 4, row_tile * 8, (row_tile * tiles + tile) * 4
                 c0, c1, c2, c3 = sums[s], sums[s + 1], sums[s + 2], sums[s + 3]
-                c0, c1, c2, c3 = mma(c0, c1, c2, c3, a0, a1, a2, a3, b0, b1)
-                c0, c1, c2, c3 = mma(c0, c1, c2, c3, a4, a5, a6, a7, b2, b3)
+                c0, c1, c2, c3 = mma(c0, c1, c2, c3, a[w], a[w + 1], a[w + 2], a[w + 3], b[v], b[v + 1])
+                w, v = w + 4, v + 2
+                c0, c1, c2, c3 = mma(c0, c1, c2, c3, a[w], a[w + 1], a[w + 2], a[w + 3], b[v], b[v + 1])
                 sums[s], sums[s + 1], sums[s + 2], sums[s + 3] = c0, c1, c2, c3
 
     @device_function
-    def by_fma(words: Any, rows_at: Any, weights_at: Any, lane: Any, sums: Any) -> None:
-        group, pair = lane // 4, lane % 4
+    def by_fma(words: Any, rows_at: Any, tiles_at: Any, sums: Any) -> None:
+        a = cuda.local.array(words_of_rows, types.uint32)
         for quad in range(QUADS):
+            for half_tile in range(2 * row_tiles):
+                w, row = half_tile * 4, rows_at + half_tile * half_tile_size + quad * PIECE
+                a[w], a[w + 1], a[w + 2], a[w + 3] = load4(words, row)
             for tile in range(tiles):
-                column = weights_at + tile * TILE_WORDS + 2 * pair * CHUNK_WORDS + (quad ^ pair) * 4
+                # A chunk's address is a multiple of its size: this changes the quad, and no more.
+                column = (tiles_at ^ quad * PIECE) + tile * tile_size
                 b0, b1, b2, b3 = load4(words, column)
-                d0, d1, d2, d3 = load4(words, column + CHUNK_WORDS)
+                d0, d1, d2, d3 = load4(words, column + CHUNK_WORDS * WORD)
                 for half_tile in range(2 * row_tiles):
-                    row = half_tile * (ROWS // 2) + group
-                    a0, a1, a2, a3 = load4(words, rows_at + row * CHUNK_WORDS + quad * 4)
-                    s = (half_tile // 2 * tiles + tile) * 4 + half_tile % 2 * 2
+                    w, s = half_tile * 4, (half_tile // 2 * tiles + tile) * 4 + half_tile % 2 * 2
                     even, odd = sums[s], sums[s + 1]
-                    x = as_float(a0)
+                    x = as_float(a[w])
                     even, odd = cuda.fma(x, as_float(b0), even), cuda.fma(x, as_float(d0), odd)
-                    x = as_float(a1)
+                    x = as_float(a[w + 1])
                     even, odd = cuda.fma(x, as_float(b1), even), cuda.fma(x, as_float(d1), odd)
-                    x = as_float(a2)
+                    x = as_float(a[w + 2])
                     even, odd = cuda.fma(x, as_float(b2), even), cuda.fma(x, as_float(d2), odd)
-                    x = as_float(a3)
+                    x = as_float(a[w + 3])
                     even, odd = cuda.fma(x, as_float(b3), even), cuda.fma(x, as_float(d3), odd)
                     sums[s], sums[s + 1] = even, odd
 
@@ -126,24 +177,24 @@ def make_multiply(precision: str, gates: int, shape: Shape) -> Any:
 
 
 def make_fold(precision: str, gates: int, shape: Shape) -> Any:
-    """fold(words, sums_at, group_shift, warp_row, warp_tile, lane, sums, scales, first_scale, values, at,
-    tiles).
+    """fold(numbers, sums_at, shift, warp_row, warp_tile, lane, sums, scales, first_scale, values, at, tiles).
 
-    Adds a lane's sums of a quarter to those in shared memory, [row][group, unit], and clears them.
-    group_shift: the group of sums that the first gate goes to. warp_row, warp_tile: the warp's first. scales:
-    float32, from first_scale on those of the rows, and at `at` in values those of the columns of `tiles`
-    tiles: for int8 alone.
+    Adds a lane's sums of a quarter to those in shared memory, [row][group, unit], and clears them. shift: the
+    group of sums that the first gate goes to. warp_row, warp_tile: the warp's first. scales: float32, from
+    first_scale on those of the rows, and at `at` in values those of the columns of `tiles` tiles: for int8
+    alone.
     """
-    row_tiles, tiles_of_warp = shape.row_tiles, shape.blocks_of(gates) * gates
-    stride, units = shape.sum_stride(gates), shape.blocks_across(gates) * 8
+    half_tiles, tiles_of_warp = 2 * shape.row_tiles, shape.blocks_of(gates) * gates
+    stride, units = shape.sum_stride(gates), shape.blocks_across(gates) * UNITS
+    half_tile_size = ROWS // 2 * stride * WORD
     quantised = precision == "int8"
     zero = np.int32(0) if quantised else np.float32(0)
 
     @device_function
     def fold(
-        words: Any,
+        numbers: Any,
         sums_at: Any,
-        group_shift: Any,
+        shift: Any,
         warp_row: Any,
         warp_tile: Any,
         lane: Any,
@@ -154,24 +205,29 @@ def make_fold(precision: str, gates: int, shape: Shape) -> Any:
         at: Any,
         tiles: Any,
     ) -> None:
-        for tile_of_warp in range(tiles_of_warp):
-            tile = warp_tile + tile_of_warp
-            first = (tile % gates + group_shift) * units + tile // gates * 8 + 2 * (lane % 4)
-            for column in range(2):
-                scale = np.float32(1)
+        row_scales = cuda.local.array(half_tiles, types.float32)
+        row, column = warp_row + lane // 4, lane % 4 * 2
+        own = sums_at + row * stride + shift * units + warp_tile // gates * UNITS + column
+        address = shared_address(numbers, own)
+        if quantised:
+            for half_tile in range(half_tiles):
+                row_scales[half_tile] = scales[at32(first_scale + row + half_tile * (ROWS // 2))]
+        for tile in range(tiles_of_warp):
+            first = address + (tile % gates * units + tile // gates * UNITS) * WORD
+            even_scale = odd_scale = np.float32(0)
+            if quantised and warp_tile + tile < tiles:
+                place = at64(at + (warp_tile + tile) * UNITS + column)
+                even_scale, odd_scale = values[place], values[place + at64(1)]
+            for half_tile in range(half_tiles):
+                s = (half_tile // 2 * tiles_of_warp + tile) * 4 + half_tile % 2 * 2
+                even, odd = load2(numbers, first + half_tile * half_tile_size)
                 if quantised:
-                    scale = np.float32(0)
-                    if tile < tiles:
-                        scale = values[at + tile * 8 + 2 * (lane % 4) + column]
-                for half_tile in range(2 * row_tiles):
-                    row = warp_row + half_tile * (ROWS // 2) + lane // 4
-                    s = (half_tile // 2 * tiles_of_warp + tile_of_warp) * 4 + half_tile % 2 * 2 + column
-                    place = sums_at + row * stride + first + column
-                    if quantised:
-                        both = scales[first_scale + row] * scale
-                        words[place] = cuda.fma(np.float32(sums[s]), both, words[place])
-                    else:
-                        words[place] = words[place] + sums[s]
-                    sums[s] = zero
+                    scale = row_scales[half_tile]
+                    even = cuda.fma(np.float32(sums[s]), scale * even_scale, even)
+                    odd = cuda.fma(np.float32(sums[s + 1]), scale * odd_scale, odd)
+                else:
+                    even, odd = even + sums[s], odd + sums[s + 1]
+                store2(numbers, first + half_tile * half_tile_size, even, odd)
+                sums[s], sums[s + 1] = zero, zero
 
     return fold

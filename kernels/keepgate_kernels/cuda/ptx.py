@@ -1,7 +1,6 @@
 """Instructions that Numba has no name for, as LLVM code and inline PTX (PTX ISA 8, chapter 9).
 
-`twins` holds the same functions in Python for the simulator, and `warp` chooses. Shared memory is an array
-of uint32; indices count its words, or elements of the global array that is read.
+Shared memory is an array of uint32, and addresses in it are bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from numba.cuda.extending import intrinsic
 
 _I32, _I64, _F32, _F64 = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
 _SHARED = 3
-_WORDS = ir.VectorType(_I32, 4)
 
 
 def _asm(builder: Any, result: Any, code: str, constraints: str, arguments: list[Any], effect: bool) -> Any:
@@ -27,23 +25,53 @@ def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.gep(data, [index])
 
 
-def _shared_address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    pointer = _element(context, builder, array_type, array, index)
-    return builder.ptrtoint(builder.addrspacecast(pointer, _I32.as_pointer(_SHARED)), _I32)
+WORD = 4
+"""What an address in shared memory grows by from one word to the next."""
 
 
 @intrinsic
-def copy16(typing, shared, to, source, at, size):
-    """Start copying 16 bytes of source, from element `at`, to word `to`: `size` of them, then zeros."""
+def shared_address(typing, shared, at):
+    """Where `copy16` and `load4` take word `at` of shared memory to lie."""
 
     def generate(context, builder, signature, args):
-        target = _shared_address(context, builder, signature.args[0], args[0], args[1])
-        pointer = builder.ptrtoint(_element(context, builder, signature.args[2], args[2], args[3]), _I64)
-        code = "cp.async.cg.shared.global [$0], [$1], 16, $2;"
-        _asm(builder, ir.VoidType(), code, "r,l,r,~{memory}", [target, pointer, args[4]], True)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        base = builder.ptrtoint(builder.addrspacecast(data, _I32.as_pointer(_SHARED)), _I32)
+        return builder.add(base, builder.mul(args[1], ir.Constant(_I32, WORD)))
+
+    return types.int32(shared, types.int32), generate
+
+
+@intrinsic
+def address_of(typing, source, at):
+    """Where `copy16` and `moved_on` take element `at` of an array to lie."""
+
+    def generate(context, builder, signature, args):
+        return builder.ptrtoint(_element(context, builder, signature.args[0], args[0], args[1]), _I64)
+
+    return types.int64(source, types.int64), generate
+
+
+@intrinsic
+def moved_on(typing, source, address, elements):
+    """The address so many elements on."""
+    size = source.dtype.bitwidth // 8
+
+    def generate(context, builder, signature, args):
+        return builder.add(args[1], builder.mul(args[2], ir.Constant(_I64, size)))
+
+    return types.int64(source, types.int64, types.int64), generate
+
+
+@intrinsic
+def copy16(typing, shared, to, source, address, size):
+    """Start copying 16 bytes at an address in `source` to one in `shared`; zeros if size is 0."""
+
+    def generate(context, builder, signature, args):
+        code = "{ .reg .pred none; setp.eq.s32 none, $2, 0; cp.async.cg.shared.global [$0], [$1], 16, none; }"
+        _asm(builder, ir.VoidType(), code, "r,l,r,~{memory}", [args[1], args[3], args[4]], True)
         return context.get_dummy_value()
 
-    return types.void(shared, types.int64, source, types.int64, types.int32), generate
+    return types.void(shared, types.int32, source, types.int64, types.int32), generate
 
 
 @intrinsic
@@ -72,18 +100,44 @@ def waiting(groups: int) -> Any:
 
 
 @intrinsic
-def load4(typing, shared, at):
-    """Words [at, at + 4) of shared memory; `at` is a multiple of 4."""
+def load4(typing, shared, address):
+    """The four words from an address in shared memory on, which is a multiple of 16 bytes."""
     result = types.UniTuple(types.uint32, 4)
 
     def generate(context, builder, signature, args):
-        pointer = _element(context, builder, signature.args[0], args[0], args[1])
-        pointer = builder.addrspacecast(pointer, _I32.as_pointer(_SHARED))
-        words = builder.load(builder.bitcast(pointer, _WORDS.as_pointer(_SHARED)), align=16)
-        parts = [builder.extract_element(words, ir.Constant(_I32, index)) for index in range(4)]
+        out = ir.LiteralStructType([_I32] * 4)
+        code = "ld.shared.v4.u32 {$0, $1, $2, $3}, [$4];"
+        words = _asm(builder, out, code, "=r,=r,=r,=r,r", [args[1]], True)
+        parts = [builder.extract_value(words, index) for index in range(4)]
         return context.make_tuple(builder, result, parts)
 
-    return result(shared, types.int64), generate
+    return result(shared, types.int32), generate
+
+
+@intrinsic
+def load2(typing, shared, address):
+    """The two float32 from an address in shared memory on, which is a multiple of 8 bytes."""
+    result = types.UniTuple(types.float32, 2)
+
+    def generate(context, builder, signature, args):
+        out = ir.LiteralStructType([_F32] * 2)
+        pair = _asm(builder, out, "ld.shared.v2.f32 {$0, $1}, [$2];", "=f,=f,r,~{memory}", [args[1]], True)
+        parts = [builder.extract_value(pair, index) for index in range(2)]
+        return context.make_tuple(builder, result, parts)
+
+    return result(shared, types.int32), generate
+
+
+@intrinsic
+def store2(typing, shared, address, first, second):
+    """Set the two float32 from an address in shared memory on."""
+
+    def generate(context, builder, signature, args):
+        code = "st.shared.v2.f32 [$0], {$1, $2};"
+        _asm(builder, ir.VoidType(), code, "r,f,f,~{memory}", [*args[1:]], True)
+        return context.get_dummy_value()
+
+    return types.void(shared, types.int32, types.float32, types.float32), generate
 
 
 @intrinsic

@@ -21,8 +21,8 @@ from keepgate_kernels.cuda.powers import (
     tree_sum,
     vectors_of,
 )
+from keepgate_kernels.cuda.ptx import as_float, as_word, rounded_product
 from keepgate_kernels.cuda.target import device_function
-from keepgate_kernels.cuda.warp import as_float, as_word, rounded_product
 from numba import cuda
 
 _OUT = np.float32(-math.inf)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from keepgate_kernels import rounding
 from keepgate_kernels.cuda.cells import clamp
+from keepgate_kernels.cuda.ptx import as_word
 from keepgate_kernels.cuda.target import device_function
-from keepgate_kernels.cuda.warp import as_word
 
 LEVELS = np.float32(rounding.LEVELS)
 LEAST = np.float32(rounding.LEAST_SCALE)

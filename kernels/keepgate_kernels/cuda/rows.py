@@ -10,7 +10,7 @@ import functools
 from typing import Any
 
 import numpy as np
-from keepgate_kernels.cuda.finish import place_of
+from keepgate_kernels.cuda.gather import place_of, row_of
 from keepgate_kernels.cuda.layout import (
     LAYER_C,
     LAYER_CELL,
@@ -37,6 +37,7 @@ from keepgate_kernels.cuda.plan import (
     OUT_HALF,
     OUT_PLACE,
     OUT_STRIDE,
+    ROWS_AT,
     START,
     START_STRIDE,
     STATE_BASE,
@@ -45,7 +46,6 @@ from keepgate_kernels.cuda.plan import (
     UNITS_OF,
 )
 from keepgate_kernels.cuda.rounding import LEAST, LEVELS, make_rounded
-from keepgate_kernels.cuda.step import row_of
 from keepgate_kernels.cuda.target import device_function
 from keepgate_kernels.cuda.tiles import WARP
 from numba import cuda
@@ -103,7 +103,7 @@ def make_feed(precision: str) -> Any:
         index = first + cuda.blockIdx.x
         if index >= batch[batch[COUNTS_AT] + step]:
             return
-        row = row_of(batch, index, first, step)
+        row = row_of(batch, batch[ROWS_AT], index, first, step)
         place = place_of(plan[OUT_PLACE], plan[OUT_BASE], plan[OUT_HALF], plan[OUT_STRIDE], row)
         scale_at = plan[H_SCALES] + (place - plan[OUT_BASE]) // plan[OUT_STRIDE]
         count = plan[UNITS_OF]

@@ -11,7 +11,8 @@ import functools
 from typing import Any
 
 import numpy as np
-from keepgate_kernels.cuda.finish import Memory, make_finish, place_of
+from keepgate_kernels.cuda.finish import Memory, made_place, make_finish, outcome_of
+from keepgate_kernels.cuda.gather import place_of, row_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
     ARRIVED,
@@ -27,23 +28,29 @@ from keepgate_kernels.cuda.plan import (
     INPUTS_AT,
     KIND,
     LANES,
-    OUT_BASE,
-    OUT_HALF,
-    OUT_PLACE,
-    OUT_STRIDE,
+    ROWS_AT,
     SCRATCH,
     START,
     START_STRIDE,
     UNITS_OF,
     WIDTH,
-    WORK_BASE,
-    WORK_STRIDE,
 )
-from keepgate_kernels.cuda.product import make_fetch_rows, make_fetch_weights, make_fold, make_multiply
+from keepgate_kernels.cuda.product import (
+    QUADS,
+    make_aim_tiles,
+    make_fetch_rows,
+    make_fetch_tiles,
+    make_fold,
+    make_multiply,
+    make_starts,
+    row_pieces,
+    tile_pieces,
+)
+from keepgate_kernels.cuda.ptx import WORD, address_of, commit, shared_address, waiting
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
-from keepgate_kernels.cuda.step import row_of
-from keepgate_kernels.cuda.tiles import CHUNK_WORDS, SMALL, TILE_WORDS, UNITS, WARP, sum_groups
-from keepgate_kernels.cuda.warp import commit, sync_grid, sync_warp, waiting
+from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, int32
+from keepgate_kernels.cuda.tiles import CHUNK_WORDS, SMALL, TILE_WORDS, UNITS, WARP, chunk_of, sum_groups
+from keepgate_kernels.cuda.warp import sync_grid, sync_warp
 from numba import cuda
 from numba.cuda import types
 
@@ -66,7 +73,10 @@ def make_sequence(precision: str, gates: int) -> Any:
     In work at WORK_BASE, unless it is ABSENT, lie the sums of the products with x, [steps, lanes, groups,
     units]; in operands at SCRATCH go the rows of h, [steps, lanes, as wide as the layer's own].
     """
-    fetch_rows, fetch_weights = make_fetch_rows(precision, SHAPE), make_fetch_weights(gates, SHAPE)
+    fetch_rows, fetch_tiles = make_fetch_rows(precision, SHAPE), make_fetch_tiles(gates, SHAPE)
+    aim_tiles, own_row_pieces = make_aim_tiles(gates, SHAPE), row_pieces(SHAPE)
+    own_tile_pieces = tile_pieces(gates, SHAPE)
+    piece_size, chunk_size = chunk_of(precision) // QUADS, chunk_of(precision)
     multiply, fold = make_multiply(precision, gates, SHAPE), make_fold(precision, gates, SHAPE)
     finish, groups = make_finish(precision, gates), sum_groups(gates)
     wait = waiting(0)
@@ -75,6 +85,7 @@ def make_sequence(precision: str, gates: int) -> Any:
     units, tiles_across, stride = across * UNITS, across * gates, SHAPE.sum_stride(gates)
     weight_words, row_words = tiles_across * TILE_WORDS, rows * CHUNK_WORDS
     chunk_words = weight_words + row_words
+    chunk_step, starts = chunk_words * WORD, make_starts(precision)
     own_sums = tiles_across * 4
     quantised = precision == "int8"
     number = np.int32 if quantised else np.float32
@@ -85,26 +96,39 @@ def make_sequence(precision: str, gates: int) -> Any:
     ) -> None:
         words = cuda.shared.array(0, types.uint32)
         numbers = cuda.shared.array(0, types.float32)
-        places = cuda.shared.array(rows, types.int64)
         scales = cuda.shared.array(rows, types.float32)
         sums = cuda.local.array(own_sums, number)
+        sources = cuda.local.array(own_row_pieces, types.int64)
+        sizes = cuda.local.array(own_row_pieces, types.int32)
+        tile_sources = cuda.local.array(own_tile_pieces, types.int64)
         first_step, steps, arrivals = at
         thread = cuda.threadIdx.x
         group, lane = thread // WARP, thread % WARP
-        memory = Memory(plan, values, state, operands, work)
-        lanes, width, kind = batch[LANES], plan[WIDTH], plan[KIND]
+        memory, outcome = Memory(values, state, operands, work), outcome_of(plan)
+        rows_at, counts_at, inputs_at = batch[ROWS_AT], batch[COUNTS_AT], batch[INPUTS_AT]
+        lanes, width = batch[LANES], plan[WIDTH]
+        h_place, h_base, h_half, h_stride = plan[H_PLACE], plan[H_BASE], plan[H_HALF], plan[H_STRIDE]
         chunks = plan[H_CHUNKS]
-        own = chunks // split
+        own = int32(chunks // split)
         own_at = group * own * chunk_words
-        sums_at = chunks * chunk_words
-        first_tile, first_unit = cuda.blockIdx.x * tiles_across, cuda.blockIdx.x * units
+        row_start, tile_start = starts(lane)
+        own_rows_at = shared_address(words, own_at + row_start)
+        own_tiles_at = shared_address(words, own_at + row_words + tile_start)
+        rows_to = shared_address(words, own_at + lane * 4)
+        sums_at = int32(chunks * chunk_words)
+        first_tile = cuda.blockIdx.x * tiles_across
+        column = thread % units
+        unit = cuda.blockIdx.x * units + column
+        units_of, start_at, start_stride = plan[UNITS_OF], plan[START] + unit, plan[START_STRIDE]
         tiles = width // UNITS * gates - first_tile
         tiles_at = plan[H_WEIGHTS] + first_tile * chunks * TILE_WORDS
         scale_at = plan[H_WEIGHT_SCALES] + first_tile * UNITS
-        shift = 1 if kind == GRU else 0
+        shift = 1 if plan[KIND] == GRU else 0
+        aim_tiles(tile_sources, lane, weights, tiles_at, tiles, group * own, chunks)
+        to = int32(rows_to + row_words * WORD)
         for chunk in range(own):
-            to = own_at + chunk * chunk_words + row_words
-            fetch_weights(words, to, lane, weights, tiles_at, tiles, group * own + chunk, chunks)
+            fetch_tiles(words, to, lane, weights, tile_sources, chunk)
+            to = int32(to + chunk_step)
         commit()
         for index in range(own_sums):
             sums[index] = zero
@@ -112,48 +136,51 @@ def make_sequence(precision: str, gates: int) -> Any:
             scales[thread] = BOUNDED_SCALE
         for turn in range(steps):
             now = first_step + turn
-            count = batch[batch[COUNTS_AT] + now]
-            if thread < rows:
-                place = np.int64(ABSENT)
-                if thread < count:
-                    row = row_of(batch, thread, 0, now)
-                    place = place_of(plan[H_PLACE], plan[H_BASE], plan[H_HALF], plan[H_STRIDE], row)
-                places[thread] = place
-            for index in range(thread, rows * groups * units, threads):
-                row_number, column = index // (groups * units), index % (groups * units)
-                unit = first_unit + column % units
-                start = np.float32(0)
-                if plan[WORK_BASE] != ABSENT and row_number < count and unit < plan[UNITS_OF]:
-                    kept = plan[WORK_BASE] + plan[WORK_STRIDE] * (turn * lanes + row_number)
-                    start = work[kept + column // units * width + unit]
-                numbers[sums_at + row_number * stride + column] = start
-            cuda.syncthreads()
+            count = batch[at64(counts_at + now)]
+            for index in range(own_row_pieces):
+                piece = index * WARP + lane
+                place, sizes[index] = np.int64(0), int32(0)
+                if piece // QUADS < count:
+                    row = row_of(batch, rows_at, piece // QUADS, 0, now)
+                    place = place_of(h_place, h_base, h_half, h_stride, row)
+                    place += group * own * chunk_size + piece % QUADS * piece_size
+                    sizes[index] = int32(16)
+                sources[index] = address_of(operands, place)
+            to = rows_to
             for chunk in range(own):
-                to = own_at + chunk * chunk_words
-                fetch_rows(words, to, lane, operands, places, 0, group * own + chunk)
+                fetch_rows(words, to, operands, sources, sizes, chunk)
+                to = int32(to + chunk_step)
             commit()
+            # Until the rows have come: what the sums start from.
+            for index in range(thread // units, rows, threads // units):
+                kept = outcome.work_base + outcome.work_stride * (turn * lanes + index) + unit
+                for group_of in range(groups):
+                    start = np.float32(0)
+                    if outcome.work_base != ABSENT and index < count and unit < units_of:
+                        start = work[at64(kept + group_of * width)]
+                    numbers[at32(sums_at + index * stride + group_of * units + column)] = start
             wait()
             sync_warp()
-            for chunk in range(own):
-                stage = own_at + chunk * chunk_words
-                multiply(words, stage, stage + row_words, lane, sums)
+            rows_of, tiles_of = own_rows_at, own_tiles_at
+            for _ in range(own):
+                multiply(words, rows_of, tiles_of, sums)
+                rows_of, tiles_of = int32(rows_of + chunk_step), int32(tiles_of + chunk_step)
             for turn_of in range(split):
                 cuda.syncthreads()
                 if turn_of == group:
                     fold(numbers, sums_at, shift, 0, 0, lane, sums, scales, 0, values, scale_at, tiles)
             cuda.syncthreads()
-            for index in range(thread, rows * units, threads):
-                row_number, unit = index // units, first_unit + index % units
-                if row_number < count and unit < plan[UNITS_OF]:
-                    row = row_of(batch, row_number, 0, now)
-                    start = plan[START] + unit
-                    if plan[START_STRIDE] != 0:
-                        start += plan[START_STRIDE] * np.int64(batch[batch[INPUTS_AT] + row.given])
-                    place = sums_at + row_number * stride + index % units
-                    finish(memory, row, unit, values, start, width, numbers, place, units)
-                    made = place_of(plan[OUT_PLACE], plan[OUT_BASE], plan[OUT_HALF], plan[OUT_STRIDE], row)
-                    kept = plan[SCRATCH] + plan[OUT_STRIDE] * (turn * lanes + row_number)
-                    operands[kept + unit] = operands[made + unit]
+            if unit < units_of:
+                for index in range(thread // units, count, threads // units):
+                    row = row_of(batch, rows_at, index, 0, now)
+                    start = start_at
+                    if start_stride != 0:
+                        start += start_stride * np.int64(batch[at64(inputs_at + row.given)])
+                    own_place = sums_at + index * stride + column
+                    finish(memory, outcome, row, unit, start, numbers, own_place, units)
+                    kept = plan[SCRATCH] + outcome.out_stride * (turn * lanes + index)
+                    made = made_place(outcome, row)
+                    operands[at64(kept + unit)] = operands[at64(made + unit)]
             sync_grid(batch, ARRIVED, arrivals + (turn + 1) * cuda.gridDim.x)
 
-    return cuda.jit(sequence)
+    return bounded_kernel(sequence, threads, 1)

@@ -11,11 +11,11 @@ import functools
 from typing import Any
 
 import numpy as np
-from keepgate_kernels.cuda.finish import Memory, Row, make_finish, place_of
+from keepgate_kernels.cuda.finish import Memory, make_finish, outcome_of
+from keepgate_kernels.cuda.gather import place_of, row_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
     COUNTS_AT,
-    FIRST_INPUT,
     GRU,
     GRU_RESET,
     H_BASE,
@@ -29,17 +29,12 @@ from keepgate_kernels.cuda.plan import (
     HOISTED,
     INPUTS_AT,
     KIND,
-    LANE_OF,
     ROW_WORDS,
     ROWS_AT,
-    SLOT,
     START,
     START_STRIDE,
-    STEPS,
     UNITS_OF,
     WIDTH,
-    WORK_BASE,
-    WORK_STRIDE,
     X_BASE,
     X_CHUNKS,
     X_HALF,
@@ -49,9 +44,20 @@ from keepgate_kernels.cuda.plan import (
     X_WEIGHT_SCALES,
     X_WEIGHTS,
 )
-from keepgate_kernels.cuda.product import make_fetch_rows, make_fetch_weights, make_fold, make_multiply
+from keepgate_kernels.cuda.product import (
+    QUADS,
+    make_aim_tiles,
+    make_fetch_rows,
+    make_fetch_tiles,
+    make_fold,
+    make_multiply,
+    make_starts,
+    row_pieces,
+    tile_pieces,
+)
+from keepgate_kernels.cuda.ptx import WORD, address_of, commit, shared_address, waiting
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
-from keepgate_kernels.cuda.target import device_function
+from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, int32
 from keepgate_kernels.cuda.tiles import (
     CHUNK_WORDS,
     QUARTERS,
@@ -60,27 +66,12 @@ from keepgate_kernels.cuda.tiles import (
     UNITS,
     WARP,
     Shape,
+    chunk_of,
     sum_groups,
 )
-from keepgate_kernels.cuda.warp import commit, sync_warp, waiting
+from keepgate_kernels.cuda.warp import sync_warp
 from numba import cuda
 from numba.cuda import types
-
-
-@device_function
-def row_of(batch: Any, index: Any, first: Any, step: Any) -> Any:
-    """The row `index` of a tick, which is number index - first of a group of them."""
-    at = batch[ROWS_AT] + index * ROW_WORDS
-    steps = batch[at + STEPS]
-    before = steps & 1
-    phase = ((before + step) & 1) | (((before + (steps >> 1)) & 1) << 1)
-    return Row(
-        np.int64(index - first),
-        np.int64(batch[at + SLOT]),
-        np.int64(batch[at + LANE_OF]),
-        np.int64(phase),
-        np.int64(batch[at + FIRST_INPUT] + step),
-    )
 
 
 @functools.cache
@@ -91,21 +82,22 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
     weights uint32; plan int64 of the product; at: (step, first row of a group of rows). Grid: groups of
     blocks of units, groups of rows.
     """
-    fetch_rows, fetch_weights = make_fetch_rows(precision, shape), make_fetch_weights(gates, shape)
+    fetch_rows, fetch_tiles = make_fetch_rows(precision, shape), make_fetch_tiles(gates, shape)
     multiply, fold = make_multiply(precision, gates, shape), make_fold(precision, gates, shape)
+    aim_tiles, own_row_pieces = make_aim_tiles(gates, shape), row_pieces(shape)
+    own_tile_pieces = tile_pieces(gates, shape)
+    piece_size, chunk_size = chunk_of(precision) // QUADS, chunk_of(precision)
     finish, groups = make_finish(precision, gates), sum_groups(gates)
-    row_words = shape.rows * CHUNK_WORDS
-    wait = waiting(shape.stages - 2)
+    stage_size, starts = shape.stage_words(gates) * WORD, make_starts(precision)
+    wait, wait_for_all = waiting(shape.stages - 2), waiting(0)
     rows, threads, stages, split = shape.rows, shape.threads, shape.stages, shape.split
-    both_rows = 2 * rows
-    across = shape.blocks_across(gates)
-    units, stage_words = across * UNITS, shape.stage_words(gates)
-    stride, sums_at = shape.sum_stride(gates), shape.split * shape.stages * shape.stage_words(gates)
-    all_sums = rows * stride
-    group_threads, column_warps = shape.group_threads, shape.column_warps
+    ahead, both_rows, row_words = stages - 1, 2 * rows, rows * CHUNK_WORDS
+    across, stage_words = shape.blocks_across(gates), shape.stage_words(gates)
+    units, stride, sums_at = across * UNITS, shape.sum_stride(gates), split * stages * stage_words
+    all_sums, group_threads, column_warps = rows * stride, shape.group_threads, shape.column_warps
     tiles_across, own_tiles = across * gates, shape.blocks_of(gates) * gates
-    own_rows = shape.row_tiles * ROWS
-    own_sums = shape.row_tiles * own_tiles * 4
+    own_rows, own_sums = shape.row_tiles * ROWS, shape.row_tiles * own_tiles * 4
+    quarters = QUARTERS // split
     quantised, one_warp = precision == "int8", shape.group_threads == WARP
     number = np.int32 if quantised else np.float32
     zero = number(0)
@@ -115,123 +107,160 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
     ) -> None:
         words = cuda.shared.array(0, types.uint32)
         numbers = cuda.shared.array(0, types.float32)
-        places = cuda.shared.array(both_rows, types.int64)
         scales = cuda.shared.array(both_rows, types.float32)
         sums = cuda.local.array(own_sums, number)
+        sources = cuda.local.array(own_row_pieces, types.int64)
+        h_sources = cuda.local.array(own_row_pieces, types.int64)
+        sizes = cuda.local.array(own_row_pieces, types.int32)
+        tile_sources = cuda.local.array(own_tile_pieces, types.int64)
         now, first = at
         thread = cuda.threadIdx.x
-        count = batch[batch[COUNTS_AT] + now]
-        first_row = first + cuda.blockIdx.y * rows
-        if first_row >= count:
-            return
-        memory = Memory(plan, values, state, operands, work)
-        for index in range(thread, rows, threads):
-            x_place, h_place = np.int64(ABSENT), np.int64(ABSENT)
-            if first_row + index < count:
-                row = row_of(batch, first_row + index, first, now)
-                x_place = place_of(plan[X_PLACE], plan[X_BASE], plan[X_HALF], plan[X_STRIDE], row)
-                h_place = place_of(plan[H_PLACE], plan[H_BASE], plan[H_HALF], plan[H_STRIDE], row)
-                if quantised:
-                    scales[index] = scales[rows + index] = BOUNDED_SCALE
-                    if plan[X_SCALES] != ABSENT:
-                        scales[index] = work[plan[X_SCALES] + (x_place - plan[X_BASE]) // plan[X_STRIDE]]
-                    if plan[H_SCALES] != ABSENT:
-                        scales[rows + index] = work[
-                            plan[H_SCALES] + (h_place - plan[H_BASE]) // plan[H_STRIDE]
-                        ]
-            elif quantised:
-                scales[index] = scales[rows + index] = np.float32(0)
-            places[index], places[rows + index] = x_place, h_place
-        for index in range(thread, all_sums, threads):
-            numbers[sums_at + index] = np.float32(0)
-        for index in range(own_sums):
-            sums[index] = zero
-        cuda.syncthreads()
-
         group, member = thread // group_threads, thread % group_threads
-        warp, lane = member // WARP, member % WARP
-        warp_row, warp_tile = warp // column_warps * own_rows, warp % column_warps * own_tiles
-        own_stages = group * stages * stage_words
-        rows_at = own_stages + warp_row * CHUNK_WORDS
-        weights_at = own_stages + rows * CHUNK_WORDS + warp_tile * TILE_WORDS
+        rows_at = batch[ROWS_AT]
+        count = batch[at64(batch[COUNTS_AT] + now)]
+        first_row = first + cuda.blockIdx.y * rows
         first_tile = cuda.blockIdx.x * tiles_across
         tiles = plan[WIDTH] // UNITS * gates - first_tile
         x_chunks, h_chunks = plan[X_CHUNKS], plan[H_CHUNKS]
-        own_x, own_h = x_chunks // split, h_chunks // split
+        own_x, own_h = int32(x_chunks // split), int32(h_chunks // split)
+        total = int32(own_x + own_h)
         x_tiles = plan[X_WEIGHTS] + first_tile * x_chunks * TILE_WORDS
         h_tiles = plan[H_WEIGHTS] + first_tile * h_chunks * TILE_WORDS
-        x_scales = plan[X_WEIGHT_SCALES] + first_tile * UNITS
-        h_scales = plan[H_WEIGHT_SCALES] + first_tile * UNITS
+
+        # Copies are started as soon as what they need is known: of weights the plan alone, of rows no count.
+        if own_x > 0:
+            aim_tiles(tile_sources, member, weights, x_tiles, tiles, group * own_x, x_chunks)
+        else:
+            aim_tiles(tile_sources, member, weights, h_tiles, tiles, group * own_h, h_chunks)
+        own_stages = group * stages * stage_words
+        rows_to = shared_address(words, own_stages + member * 4)
+        tiles_to = int32(rows_to + row_words * WORD)
+        chunk = int32(0)
+        fetch_tiles(words, tiles_to, member, weights, tile_sources, chunk)
+        last = (batch.size - rows_at) // ROW_WORDS - 1
+        for index in range(own_row_pieces):
+            piece = index * group_threads + member
+            row_number = first_row + piece // QUADS
+            row = row_of(batch, rows_at, min(row_number, last), first, now)
+            x_place = place_of(plan[X_PLACE], plan[X_BASE], plan[X_HALF], plan[X_STRIDE], row)
+            h_place = place_of(plan[H_PLACE], plan[H_BASE], plan[H_HALF], plan[H_STRIDE], row)
+            x_place += group * own_x * chunk_size + piece % QUADS * piece_size
+            h_place += group * own_h * chunk_size + piece % QUADS * piece_size
+            sizes[index] = int32(16)
+            if row_number >= count:
+                x_place, h_place, sizes[index] = np.int64(0), np.int64(0), int32(0)
+            if own_x == 0:
+                x_place = h_place
+            sources[index] = address_of(operands, x_place)
+            h_sources[index] = address_of(operands, h_place)
+        fetch_rows(words, rows_to, operands, sources, sizes, chunk)
+        commit()
+        if first_row >= count:  # as every thread of the block finds
+            wait_for_all()
+            return
+        chunk = int32(1)
+        for fetched in range(1, ahead):
+            if fetched == own_x:
+                chunk = int32(0)
+                aim_tiles(tile_sources, member, weights, h_tiles, tiles, group * own_h, h_chunks)
+                for index in range(own_row_pieces):
+                    sources[index] = h_sources[index]
+            if fetched < total:
+                to = fetched * stage_size
+                fetch_rows(words, rows_to + to, operands, sources, sizes, chunk)
+                fetch_tiles(words, tiles_to + to, member, weights, tile_sources, chunk)
+            commit()
+            chunk = int32(chunk + 1)
+
+        for index in range(thread, all_sums, threads):
+            numbers[at32(sums_at + index)] = np.float32(0)
+        for index in range(own_sums):
+            sums[index] = zero
+        if quantised:
+            for index in range(thread, rows, threads):
+                x_scale, h_scale = np.float32(0), np.float32(0)
+                if first_row + index < count:
+                    x_scale = h_scale = BOUNDED_SCALE
+                    row = row_of(batch, rows_at, first_row + index, first, now)
+                    if plan[X_SCALES] != ABSENT:
+                        place = place_of(plan[X_PLACE], 0, plan[X_HALF], plan[X_STRIDE], row)
+                        x_scale = work[plan[X_SCALES] + place // plan[X_STRIDE]]
+                    if plan[H_SCALES] != ABSENT:
+                        place = place_of(plan[H_PLACE], 0, plan[H_HALF], plan[H_STRIDE], row)
+                        h_scale = work[plan[H_SCALES] + place // plan[H_STRIDE]]
+                scales[index], scales[rows + index] = x_scale, h_scale
+        warp, lane = member // WARP, member % WARP
+        warp_row, warp_tile = warp // column_warps * own_rows, warp % column_warps * own_tiles
+        row_start, tile_start = starts(lane)
+        own_rows_at = shared_address(words, own_stages + warp_row * CHUNK_WORDS + row_start)
+        own_tiles_at = shared_address(words, own_stages + row_words + warp_tile * TILE_WORDS + tile_start)
         kind = plan[KIND]
-        h_shift = 1 if kind in (GRU, GRU_RESET) else 0
-        total = own_x + own_h
-        # The loop runs `ahead` turns more: those that only fetch, in front.
-        ahead = stages - 1
-        for turn in range(total + ahead):
-            if turn >= ahead:
+        shift, scale_at, first_scale = 0, plan[X_WEIGHT_SCALES] + first_tile * UNITS, 0
+        stage, free = int32(0), int32(ahead * stage_size)
+        fetched, done = int32(ahead), int32(0)
+        ends = int32((own_x if own_x > 0 else own_h) // quarters)
+        while done < total:
+            if fetched == own_x:
+                chunk = int32(0)
+                aim_tiles(tile_sources, member, weights, h_tiles, tiles, group * own_h, h_chunks)
+                for index in range(own_row_pieces):
+                    sources[index] = h_sources[index]
+            # Turns without a decision: until a quarter ends, or the last chunk of x, or of all, is fetched.
+            fetches, until = fetched < total, ends
+            if fetches:
+                until = min(ends, int32(done + (own_x if fetched < own_x else total) - fetched))
+            fetched = int32(fetched + until - done)
+            while done < until:
                 wait()
                 if one_warp:
                     sync_warp()
                 else:
                     cuda.syncthreads()
-            if turn < total:
-                stage = own_stages + turn % stages * stage_words
-                if turn < own_x:
-                    chunk = group * own_x + turn
-                    fetch_rows(words, stage, member, operands, places, 0, chunk)
-                    fetch_weights(words, stage + row_words, member, weights, x_tiles, tiles, chunk, x_chunks)
-                else:
-                    chunk = group * own_h + turn - own_x
-                    fetch_rows(words, stage, member, operands, places, rows, chunk)
-                    fetch_weights(words, stage + row_words, member, weights, h_tiles, tiles, chunk, h_chunks)
-            commit()
-            done = turn - ahead
-            if done >= 0:
-                stage = done % stages * stage_words
-                multiply(words, rows_at + stage, weights_at + stage, lane, sums)
-                if done < own_x:
-                    quarter_ends = (done + 1) % (own_x * split // QUARTERS) == 0
-                else:
-                    quarter_ends = (done + 1 - own_x) % (own_h * split // QUARTERS) == 0
-                if quarter_ends:
-                    shift, scale_at, first_scale = 0, x_scales, 0
-                    if done >= own_x:
-                        shift, scale_at, first_scale = h_shift, h_scales, rows
-                    for turn_of in range(split):
-                        if split > 1:
-                            cuda.syncthreads()
-                        if turn_of == group:
-                            fold(
-                                numbers,
-                                sums_at,
-                                shift,
-                                warp_row,
-                                warp_tile,
-                                lane,
-                                sums,
-                                scales,
-                                first_scale,
-                                values,
-                                scale_at,
-                                tiles,
-                            )
+                if fetches:
+                    fetch_rows(words, rows_to + free, operands, sources, sizes, chunk)
+                    fetch_tiles(words, tiles_to + free, member, weights, tile_sources, chunk)
+                commit()
+                multiply(words, own_rows_at + stage, own_tiles_at + stage, sums)
+                free = stage
+                stage = int32(stage + stage_size)
+                if stage == stages * stage_size:
+                    stage = int32(0)
+                chunk, done = int32(chunk + 1), int32(done + 1)
+            if done < ends:
+                continue
+            if ends > own_x:
+                first_scale, scale_at = rows, plan[H_WEIGHT_SCALES] + first_tile * UNITS
+                shift = 1 if kind in (GRU, GRU_RESET) else 0
+            for turn in range(split):
+                if split > 1:
+                    cuda.syncthreads()
+                if turn == group:
+                    fold(
+                        *(numbers, sums_at, shift, warp_row, warp_tile, lane, sums, scales, first_scale),
+                        *(values, scale_at, tiles),
+                    )
+            ends = int32(ends + own_h // quarters if done >= own_x else ends + own_x // quarters)
         cuda.syncthreads()
 
-        first_unit = cuda.blockIdx.x * units
-        width = plan[WIDTH]
-        for index in range(thread, rows * units, threads):
-            unit = first_unit + index % units
-            if first_row + index // units < count and unit < plan[UNITS_OF]:
-                row = row_of(batch, first_row + index // units, first, now)
-                own = sums_at + index // units * stride + index % units
-                if kind == HOISTED:
-                    place = plan[WORK_BASE] + plan[WORK_STRIDE] * row.number + unit
-                    for group_of in range(groups):
-                        work[place + group_of * width] = numbers[own + group_of * units]
-                    continue
-                start = plan[START] + unit
-                if plan[START_STRIDE] != 0:
-                    start += plan[START_STRIDE] * np.int64(batch[batch[INPUTS_AT] + row.given])
-                finish(memory, row, unit, values, start, width, numbers, own, units)
+        # A thread's sums are all of one unit.
+        column = thread % units
+        unit = cuda.blockIdx.x * units + column
+        if unit >= plan[UNITS_OF]:
+            return
+        memory, outcome = Memory(values, state, operands, work), outcome_of(plan)
+        start_at, start_stride, inputs_at = plan[START] + unit, plan[START_STRIDE], batch[INPUTS_AT]
+        for index in range(thread // units, min(rows, count - first_row), threads // units):
+            row = row_of(batch, rows_at, first_row + index, first, now)
+            own = sums_at + index * stride + column
+            if kind == HOISTED:
+                place = outcome.work_base + outcome.work_stride * row.number + unit
+                for group_of in range(groups):
+                    sum_of = numbers[at32(own + group_of * units)]
+                    work[at64(place + group_of * outcome.width)] = sum_of
+                continue
+            start = start_at
+            if start_stride != 0:
+                start += start_stride * np.int64(batch[at64(inputs_at + row.given)])
+            finish(memory, outcome, row, unit, start, numbers, own, units)
 
-    return cuda.jit(step)
+    return bounded_kernel(step, threads, shape.held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from keepgate_kernels.errors import DeviceMissingError
 
 try:
@@ -26,10 +27,32 @@ DYNAMIC_SHARED_BYTES = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED
 # A tick of few sessions has few thread blocks; numba-cuda would warn of each.
 cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
+int32: Any = np.int32
+"""A number that needs no more bits. Sums of Numba's have 64 unless told."""
+at32: Any = np.uint32
+at64: Any = np.uint64
+"""An index that is not negative: for one that might be, Numba adds the length of the array."""
+
 
 def device_function(function: Any) -> Any:
     """Jit a function that only kernels call; it is always put into their code."""
     return cuda.jit(device=True, forceinline=True)(function)
 
 
-__all__ = ["DYNAMIC_SHARED_BYTES", "FAILURES", "RELAXED", "device_function", "driver"]
+def bounded_kernel(function: Any, threads: int, blocks: int) -> Any:
+    """A kernel whose thread blocks have so many threads, and of which a multiprocessor is to hold so many
+    blocks: as many registers as that leaves are its own, and ptxas loads ahead with them."""
+    return cuda.jit(launch_bounds=(threads, blocks))(function)
+
+
+__all__ = [
+    "DYNAMIC_SHARED_BYTES",
+    "FAILURES",
+    "RELAXED",
+    "at32",
+    "at64",
+    "bounded_kernel",
+    "device_function",
+    "driver",
+    "int32",
+]

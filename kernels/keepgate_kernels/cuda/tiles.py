@@ -49,7 +49,8 @@ class Shape(NamedTuple):
 
     split: thread groups that each take a quarter of k, or 1. row_warps, column_warps: warps of a group, down
     and across. row_tiles: tiles of 16 rows of a warp. blocks: (gates, blocks of units of a warp). stages:
-    chunks in shared memory, on their way or in use.
+    chunks in shared memory, on their way or in use. held: thread blocks that a multiprocessor is to have
+    registers for.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Shape(NamedTuple):
     row_tiles: int
     blocks: tuple[tuple[int, int], ...]
     stages: int
+    held: int
 
     @property
     def rows(self) -> int:
@@ -102,10 +104,10 @@ def sum_groups(gates: int) -> int:
     return 4 if gates > 1 else 1
 
 
-SMALL = Shape("small", QUARTERS, 1, 1, 1, ((1, 4), (3, 1), (4, 1)), 3)
+SMALL = Shape("small", QUARTERS, 1, 1, 1, ((1, 4), (3, 1), (4, 1)), 3, 5)
 """For few rows: what counts is to read the weights with as many threads as there are."""
-LARGE = Shape("large", 1, 4, 2, 2, ((1, 8), (3, 2), (4, 2)), 3)
+LARGE = Shape("large", 1, 4, 2, 2, ((1, 8), (3, 2), (4, 2)), 3, 1)
 """For many rows: what counts is how often what was read is used."""
-MEDIUM = Shape("medium", 1, 2, 2, 2, ((1, 4), (3, 1), (4, 1)), 3)
+MEDIUM = Shape("medium", 1, 2, 2, 2, ((1, 4), (3, 1), (4, 1)), 3, 4)
 """For what is too little for LARGE to have a thread block on every multiprocessor."""
 SHAPES = (SMALL, MEDIUM, LARGE)

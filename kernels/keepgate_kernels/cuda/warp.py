@@ -1,24 +1,25 @@
-"""The instructions of `ptx`, and barriers made of them."""
+"""What is made of the instructions in `ptx`: barriers, and words as mma can take them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from keepgate_kernels.cuda.ptx import (
-    as_float,
-    as_word,
-    commit,
-    cooperative,
-    copy16,
-    load4,
-    load_shared_by_all,
-    mma_bf16,
-    mma_int8,
-    rounded_product,
-    waiting,
-)
+import numpy as np
+from keepgate_kernels.cuda.ptx import cooperative, load_shared_by_all
 from keepgate_kernels.cuda.target import device_function
 from numba import cuda
+
+
+@device_function
+def apart(four: Any) -> Any:
+    """The same words, in registers that need not follow each other.
+
+    Those that a load of four words fills, and those that mma takes, do: without this ptxas copies words of
+    rows anew for every tile. It cannot know that z is 0 in every thread.
+    """
+    zero = np.uint32(cuda.threadIdx.z)
+    w0, w1, w2, w3 = four
+    return w0 ^ zero, w1 ^ zero, w2 ^ zero, w3 ^ zero
 
 
 @device_function
@@ -43,18 +44,3 @@ def sync_grid(counter: Any, at: Any, arrivals: Any) -> None:
             pass
         cuda.threadfence()
     cuda.syncthreads()
-
-
-__all__ = [
-    "as_float",
-    "as_word",
-    "commit",
-    "copy16",
-    "load4",
-    "mma_bf16",
-    "mma_int8",
-    "rounded_product",
-    "sync_grid",
-    "sync_warp",
-    "waiting",
-]

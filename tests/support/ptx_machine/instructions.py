@@ -263,9 +263,14 @@ def _copy(kernel: Kernel, modifiers: list[str], operands: list[str]) -> str:
         return f"machine_wait(t, {int(operands[0])});"
     if modifiers != ["async", "cg", "shared", "global"]:
         raise UnknownError("copy")
-    to, source, whole = kernel.address(operands[0]), kernel.address(operands[1]), operands[2]
-    part = kernel.operand(operands[3] if len(operands) > 3 else whole, "u32")
-    return f"t->line = {kernel.line}; machine_copy(t, {to}, {source}, {int(whole)}, {part});"
+    to, source, whole = kernel.address(operands[0]), kernel.address(operands[1]), int(operands[2])
+    part = str(whole)
+    if len(operands) > 3:
+        if operands[3] in kernel.named:  # whether the source is ignored
+            part = f"({kernel.operand(operands[3], 'pred')} ? 0 : {whole})"
+        else:
+            part = kernel.operand(operands[3], "u32")
+    return f"t->line = {kernel.line}; machine_copy(t, {to}, {source}, {whole}, {part});"
 
 
 def _mma(kernel: Kernel, modifiers: list[str], operands: list[str]) -> str:

@@ -37,6 +37,7 @@ class Kernel:
     def __init__(self, name: str, parameters: dict[str, Parameter], symbols: dict[str, int]) -> None:
         self.name, self.parameters, self.symbols = name, parameters, symbols
         self.registers: dict[str, int] = {}
+        self.named: set[str] = set()
         self.resumes = self.line = 0
 
     def operand(self, text: str, kind: str) -> str:
@@ -44,7 +45,7 @@ class Kernel:
         c_type = C_TYPES[kind]
         if text in SPECIAL:
             return f"(({c_type}){SPECIAL[text]})"
-        if text.startswith("%"):
+        if text.startswith("%") or text in self.named:
             return self._register(text, kind)
         if text in self.symbols:
             return f"(({c_type}){self.symbols[text]}ull)"
@@ -71,8 +72,9 @@ class Kernel:
             return f"{moved[own, wanted]}({place})"
         return f"(({wanted}){place})"
 
-    @staticmethod
-    def _kind(text: str) -> str:
+    def _kind(self, text: str) -> str:
+        if text in self.named:
+            return "bool"
         match = re.fullmatch("%([a-z]+)[0-9]*", text)
         if not match or match[1] not in (*REGISTERS, "temp"):
             raise UnknownError(f"register {text}")
@@ -82,6 +84,8 @@ class Kernel:
         """A register as a C place."""
         if text == "%temp":
             return "temporary"
+        if text in self.named:
+            return f"named_{text}"
         match = re.fullmatch("%([a-z]+)([0-9]+)", text)
         if not match or match[1] not in REGISTERS:
             raise UnknownError(f"register {text}")

@@ -57,28 +57,38 @@ def parameters_of(text: str) -> dict[str, Parameter]:
 
 
 def _body(kernel: Kernel, lines: list[str], first: int) -> list[str]:
-    made = []
+    made: list[str] = []
     for number, line in enumerate(lines, first):
         kernel.line = number
-        text = line.split("//")[0].strip()
-        if not text or text.startswith(".reg") or text in "{}" or text.startswith(".pragma"):
-            continue
-        if label := re.fullmatch(r"(\$\w+):", text):
-            made.append(f"{label[1].replace('$', '')}:;")
-            continue
-        match = re.fullmatch(r"(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s*(.*?);", text)
-        try:
-            if not match:
-                raise UnknownError("line")
-            code = statement(kernel, match[3], split_operands(match[4]))
-            if match[2]:
-                if "t->resume" in code:
-                    raise UnknownError("waiting under a condition")
-                code = f"if ({match[1]}{kernel.operand(match[2], 'pred')}) {{ {code} }}"
-        except UnknownError as error:
-            raise UnknownError(f"line {number}: {text}: the machine does not know this {error}") from error
-        made.append(code)
-    return made
+        whole = line.split("//")[0].strip()
+        # Inline code may hold several statements in braces, with registers of their own.
+        texts = whole.strip("{} ").split("; ") if whole.startswith("{") else [whole]
+        made += [_line(kernel, text.rstrip(";")) for text in texts]
+    return [code for code in made if code]
+
+
+def _line(kernel: Kernel, text: str) -> str:
+    """A statement, a label or a declaration in C."""
+    if text in ("", "{", "}") or text.startswith(".pragma"):
+        return ""
+    if text.startswith(".reg"):
+        if match := re.fullmatch(r"\.reg\s+\.pred\s+(\w+)", text):
+            kernel.named.add(match[1])
+        return ""
+    if label := re.fullmatch(r"(\$\w+):", text):
+        return f"{label[1].replace('$', '')}:;"
+    match = re.fullmatch(r"(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s*(.*)", text)
+    try:
+        if not match:
+            raise UnknownError("line")
+        code = statement(kernel, match[3], split_operands(match[4]))
+        if match[2]:
+            if "t->resume" in code:
+                raise UnknownError("waiting under a condition")
+            code = f"if ({match[1]}{kernel.operand(match[2], 'pred')}) {{ {code} }}"
+    except UnknownError as error:
+        raise UnknownError(f"line {kernel.line}: {text}: the machine does not know this {error}") from error
+    return code
 
 
 def entry(name: str, number: int, parameters: str, lines: list[str], first: int, code: str) -> str:
@@ -89,6 +99,7 @@ def entry(name: str, number: int, parameters: str, lines: list[str], first: int,
     registers = " ".join(
         f"{c_type} {letter}[{kernel.registers.get(letter, 1)}];" for letter, c_type in REGISTERS.items()
     )
+    named = " ".join(f"bool named_{name} = false;" for name in sorted(kernel.named))
     cases = " ".join(f"case {at}: goto R{at};" for at in range(1, kernel.resumes + 1))
     offsets = ", ".join(str(parameter.offset) for parameter in kernel.parameters.values()) or "0"
     sizes = ", ".join(str(parameter.size) for parameter in kernel.parameters.values()) or "0"
@@ -100,6 +111,7 @@ static int run_{number}(Thread *t) {{
     Registers_{number} *r = (Registers_{number} *)t;
     uint32_t temporary = 0;
     uint64_t address = 0;
+    {named}
     (void)temporary; (void)address;
     switch (t->resume) {{ {cases} }}
     {body}
