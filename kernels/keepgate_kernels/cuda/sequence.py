@@ -102,14 +102,14 @@ def make_sequence(precision: str, gates: int) -> Any:
         sizes = cuda.local.array(own_row_pieces, types.int32)
         tile_sources = cuda.local.array(own_tile_pieces, types.int64)
         first_step, steps, arrivals = at
-        thread = cuda.threadIdx.x
+        thread = cuda.threadIdx.x & (threads - 1)  # as it is; so the compiler knows that it is not negative
         group, lane = thread // WARP, thread % WARP
         memory, outcome = Memory(values, state, operands, work), outcome_of(plan)
         rows_at, counts_at, inputs_at = batch[ROWS_AT], batch[COUNTS_AT], batch[INPUTS_AT]
         lanes, width = batch[LANES], plan[WIDTH]
         h_place, h_base, h_half, h_stride = plan[H_PLACE], plan[H_BASE], plan[H_HALF], plan[H_STRIDE]
         chunks = plan[H_CHUNKS]
-        own = int32(chunks // split)
+        own = int32(at32(chunks) // at32(split))
         own_at = group * own * chunk_words
         row_start, tile_start = starts(lane)
         own_rows_at = shared_address(words, own_at + row_start)

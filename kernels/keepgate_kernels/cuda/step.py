@@ -114,36 +114,38 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
         sizes = cuda.local.array(own_row_pieces, types.int32)
         tile_sources = cuda.local.array(own_tile_pieces, types.int64)
         now, first = at
-        thread = cuda.threadIdx.x
+        thread = cuda.threadIdx.x & (threads - 1)  # as it is; so the compiler knows that it is not negative
         group, member = thread // group_threads, thread % group_threads
         rows_at = batch[ROWS_AT]
         count = batch[at64(batch[COUNTS_AT] + now)]
         first_row = first + cuda.blockIdx.y * rows
         first_tile = cuda.blockIdx.x * tiles_across
-        tiles = plan[WIDTH] // UNITS * gates - first_tile
+        tiles = int32(at32(plan[WIDTH]) // at32(UNITS)) * gates - first_tile
         x_chunks, h_chunks = plan[X_CHUNKS], plan[H_CHUNKS]
-        own_x, own_h = int32(x_chunks // split), int32(h_chunks // split)
+        own_x, own_h = int32(at32(x_chunks) // at32(split)), int32(at32(h_chunks) // at32(split))
         total = int32(own_x + own_h)
+        x_kind, x_base, x_half, x_stride = plan[X_PLACE], plan[X_BASE], plan[X_HALF], plan[X_STRIDE]
+        h_kind, h_base, h_half, h_stride = plan[H_PLACE], plan[H_BASE], plan[H_HALF], plan[H_STRIDE]
         x_tiles = plan[X_WEIGHTS] + first_tile * x_chunks * TILE_WORDS
         h_tiles = plan[H_WEIGHTS] + first_tile * h_chunks * TILE_WORDS
 
         # Copies are started as soon as what they need is known: of weights the plan alone, of rows no count.
-        if own_x > 0:
-            aim_tiles(tile_sources, member, weights, x_tiles, tiles, group * own_x, x_chunks)
-        else:
-            aim_tiles(tile_sources, member, weights, h_tiles, tiles, group * own_h, h_chunks)
+        tiles_at, begins, chunks = x_tiles, group * own_x, x_chunks
+        if own_x == 0:
+            tiles_at, begins, chunks = h_tiles, group * own_h, h_chunks
+        aim_tiles(tile_sources, member, weights, tiles_at, tiles, begins, chunks)
         own_stages = group * stages * stage_words
         rows_to = shared_address(words, own_stages + member * 4)
         tiles_to = int32(rows_to + row_words * WORD)
         chunk = int32(0)
         fetch_tiles(words, tiles_to, member, weights, tile_sources, chunk)
-        last = (batch.size - rows_at) // ROW_WORDS - 1
+        last = int32(at32(batch.size - rows_at) // at32(ROW_WORDS)) - 1
         for index in range(own_row_pieces):
             piece = index * group_threads + member
             row_number = first_row + piece // QUADS
             row = row_of(batch, rows_at, min(row_number, last), first, now)
-            x_place = place_of(plan[X_PLACE], plan[X_BASE], plan[X_HALF], plan[X_STRIDE], row)
-            h_place = place_of(plan[H_PLACE], plan[H_BASE], plan[H_HALF], plan[H_STRIDE], row)
+            x_place = place_of(x_kind, x_base, x_half, x_stride, row)
+            h_place = place_of(h_kind, h_base, h_half, h_stride, row)
             x_place += group * own_x * chunk_size + piece % QUADS * piece_size
             h_place += group * own_h * chunk_size + piece % QUADS * piece_size
             sizes[index] = int32(16)
@@ -183,11 +185,11 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                     x_scale = h_scale = BOUNDED_SCALE
                     row = row_of(batch, rows_at, first_row + index, first, now)
                     if plan[X_SCALES] != ABSENT:
-                        place = place_of(plan[X_PLACE], 0, plan[X_HALF], plan[X_STRIDE], row)
-                        x_scale = work[plan[X_SCALES] + place // plan[X_STRIDE]]
+                        place = place_of(x_kind, 0, x_half, x_stride, row)
+                        x_scale = work[plan[X_SCALES] + place // x_stride]
                     if plan[H_SCALES] != ABSENT:
-                        place = place_of(plan[H_PLACE], 0, plan[H_HALF], plan[H_STRIDE], row)
-                        h_scale = work[plan[H_SCALES] + place // plan[H_STRIDE]]
+                        place = place_of(h_kind, 0, h_half, h_stride, row)
+                        h_scale = work[plan[H_SCALES] + place // h_stride]
                 scales[index], scales[rows + index] = x_scale, h_scale
         warp, lane = member // WARP, member % WARP
         warp_row, warp_tile = warp // column_warps * own_rows, warp % column_warps * own_tiles

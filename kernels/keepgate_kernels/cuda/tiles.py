@@ -104,7 +104,7 @@ def sum_groups(gates: int) -> int:
     return 4 if gates > 1 else 1
 
 
-SMALL = Shape("small", QUARTERS, 1, 1, 1, ((1, 4), (3, 1), (4, 1)), 3, 5)
+SMALL = Shape("small", QUARTERS, 1, 1, 1, ((1, 4), (3, 1), (4, 1)), 3, 4)
 """For few rows: what counts is to read the weights with as many threads as there are."""
 LARGE = Shape("large", 1, 4, 2, 2, ((1, 8), (3, 2), (4, 2)), 3, 1)
 """For many rows: what counts is how often what was read is used."""
