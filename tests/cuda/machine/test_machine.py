@@ -134,7 +134,8 @@ def copies(waits: int, syncs: bool) -> Kernel:
     def kernel(source: Any, target: Any) -> None:
         held = cuda.shared.array(128, types.uint32)
         at = cuda.threadIdx.x
-        ptx.copy16(held, at * 4, source, at * 4, np.int32(16))
+        to, place = ptx.shared_address(held, np.int32(at * 4)), ptx.address_of(source, at * 4)
+        ptx.copy16(held, to, source, place, np.int32(16))
         ptx.commit()
         wait()
         if syncs:
@@ -238,7 +239,7 @@ def test_blocks_that_wait_for_each_other(machine: Machine) -> None:
 
 def test_an_instruction_that_the_machine_does_not_know() -> None:
     code = code_of(reverses, NUMBERS, NUMBERS).replace("bar.sync", "bar.arrive")
-    with pytest.raises(UnknownError, match=r"line [0-9]+: bar.arrive\s+0;: the machine does not know this"):
+    with pytest.raises(UnknownError, match=r"line [0-9]+: bar.arrive\s+0: the machine does not know this barrier"):
         translate(code)
 
 
