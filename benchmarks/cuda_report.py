@@ -85,8 +85,8 @@ def pretended(capability: tuple[int, int]) -> Iterator[None]:
         dispatcher.get_current_device = original
 
 
-def assemble(entry: Entry, architecture: Architecture) -> Usage:
-    """Compile a kernel to PTX and assemble it. Raises RuntimeError with ptxas's words if it refuses."""
+def compiled(entry: Entry, architecture: Architecture) -> str:
+    """A kernel's PTX."""
     from numba import cuda  # noqa: PLC0415
 
     kernel = entry.make()
@@ -97,6 +97,11 @@ def assemble(entry: Entry, architecture: Architecture) -> Usage:
             cc=architecture.capability,
             launch_bounds=kernel.targetoptions.get("launch_bounds"),
         )
+    return str(code)
+
+
+def assemble(entry: Entry, architecture: Architecture, code: str) -> Usage:
+    """Assemble a kernel's PTX. Raises RuntimeError with ptxas's words if it refuses."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "kernel.ptx"
         source.write_text(code)
@@ -152,7 +157,7 @@ def table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for entry in entries():
-        used: list[Any] = [assemble(entry, architecture) for architecture in ARCHITECTURES]
+        used: list[Any] = [assemble(entry, target, compiled(entry, target)) for target in ARCHITECTURES]
         held = [occupancy(entry, u, a) for u, a in zip(used, ARCHITECTURES, strict=True)]
         bounds = " / ".join(dict.fromkeys(bound for _, bound in held))
         registers, blocks = (

@@ -239,7 +239,9 @@ def test_blocks_that_wait_for_each_other(machine: Machine) -> None:
 
 def test_an_instruction_that_the_machine_does_not_know() -> None:
     code = code_of(reverses, NUMBERS, NUMBERS).replace("bar.sync", "bar.arrive")
-    with pytest.raises(UnknownError, match=r"line [0-9]+: bar.arrive\s+0: the machine does not know this barrier"):
+    with pytest.raises(
+        UnknownError, match=r"line [0-9]+: bar.arrive\s+0: the machine does not know this barrier"
+    ):
         translate(code)
 
 

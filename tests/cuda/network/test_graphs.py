@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from keepgate_kernels.cuda.graphs import Graphs
 from keepgate_kernels.cuda.launch import Queue, pinned
+from keepgate_kernels.cuda.target import driver
 
 
 class Counter:
@@ -63,10 +65,13 @@ def test_a_failure_while_recording_ends_the_recording() -> None:
 
 def test_recordings_go_with_their_owner(monkeypatch: pytest.MonkeyPatch) -> None:
     freed: list[int] = []
-    from keepgate_kernels.cuda import graphs
+    destroy = driver.cuGraphExecDestroy
 
-    destroy = graphs.driver.cuGraphExecDestroy
-    monkeypatch.setattr(graphs.driver, "cuGraphExecDestroy", lambda graph: (freed.append(1), destroy(graph)))
+    def free(graph: Any) -> None:
+        freed.append(1)
+        destroy(graph)
+
+    monkeypatch.setattr(driver, "cuGraphExecDestroy", free)
     counter = Counter()
     for number in range(3):
         counter.tick(number)

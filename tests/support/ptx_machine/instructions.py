@@ -101,6 +101,13 @@ def _shift(sign: str) -> Handler:
     return make
 
 
+def _insert(kernel: Kernel, modifiers: list[str], operands: list[str]) -> str:
+    kind = modifiers[-1]
+    a, b = (kernel.operand(operand, kind) for operand in operands[1:3])
+    at, length = (kernel.operand(operand, "u32") for operand in operands[3:])
+    return kernel.assign(operands[0], f"inserted({a}, {b}, {at}, {length}, {kind[1:]})", kind)
+
+
 def _divide(kernel: Kernel, modifiers: list[str], operands: list[str]) -> str:
     kind = modifiers[-1]
     a, b = (kernel.operand(operand, kind) for operand in operands[1:])
@@ -296,7 +303,7 @@ def _mma(kernel: Kernel, modifiers: list[str], operands: list[str]) -> str:
 HANDLERS: dict[str, Handler] = {
     **{name: _infix(sign) for name, sign in INFIX.items()},
     **{"bra": _branch, "ret": _end, "exit": _end, "mov": _move, "mul": _multiply, "mad": _multiply_add},
-    **{"shl": _shift("<<"), "shr": _shift(">>")},
+    **{"shl": _shift("<<"), "shr": _shift(">>"), "bfi": _insert},
     **{"div": _divide, "rem": _remainder, "min": _extreme("<", "fmin"), "max": _extreme(">", "fmax")},
     **{"neg": _negate, "not": _invert, "abs": _absolute, "fma": _fused, "rcp": _reciprocal},
     **{"setp": _compare, "selp": _select, "cvt": _convert, "ld": _load, "st": _store, "atom": _atomic},

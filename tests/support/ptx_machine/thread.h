@@ -47,6 +47,13 @@ static inline uint64_t divided_unsigned(Thread *thread, uint64_t a, uint64_t b) 
     if (b == 0) machine_fault(thread, "division by 0");
     return a / b;
 }
+/* The low bits of `value`, so many, in place of those of `base` from bit `at` on; beyond `width` there are none. */
+static inline uint64_t inserted(uint64_t value, uint64_t base, uint32_t at, uint32_t length, uint32_t width) {
+    at &= 255, length &= 255;
+    if (at >= width || !length) return base;
+    const uint64_t mask = (length < 64 ? (1ull << length) - 1 : UINT64_MAX) << at;
+    return (base & ~mask) | (value << at & mask);
+}
 /* Of 20 bits, as the instruction promises: the low word is zero. */
 static inline double coarse_reciprocal(double x) { return to_double(of_double(1.0 / x) & 0xFFFFFFFF00000000ull); }
 
