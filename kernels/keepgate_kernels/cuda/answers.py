@@ -10,6 +10,9 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import cuda
+from numba.cuda import types
+
 from keepgate_kernels.cuda.layout import VECTOR
 from keepgate_kernels.cuda.plan import (
     BAD,
@@ -41,8 +44,6 @@ from keepgate_kernels.cuda.ptx import as_float, as_word, rounded_product
 from keepgate_kernels.cuda.ranking import list_top, truncate
 from keepgate_kernels.cuda.target import device_function
 from keepgate_kernels.lane import LANE
-from numba import cuda
-from numba.cuda import types
 
 _LEAST_TEMPERATURE = np.float32(1e-6)
 """Below it the most probable token has all of the mass already; keeps 1 / temperature finite."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import cuda
+
 from keepgate_kernels import tanh as fitted
 from keepgate_kernels.cuda.target import device_function
-from numba import cuda
 
 _P0, _P1, _P2, _P3, _P4 = (np.float32(c) for c in fitted.P)
 _Q0, _Q1, _Q2, _Q3, _Q4 = (np.float32(c) for c in fitted.Q)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import cuda
+
 from keepgate_kernels.cuda.cells import clamp, coupled, gated, is_finite, shown, sigmoid_of, tanh_of
 from keepgate_kernels.cuda.gather import place_of
 from keepgate_kernels.cuda.plan import (
@@ -34,7 +36,6 @@ from keepgate_kernels.cuda.plan import (
 )
 from keepgate_kernels.cuda.rounding import LEVELS, make_rounded
 from keepgate_kernels.cuda.target import at64, device_function
-from numba import cuda
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 

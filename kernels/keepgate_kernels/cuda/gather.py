@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from keepgate_kernels.cuda.plan import BY_ROW, FINAL, FIRST_INPUT, LANE_OF, NEW, ROW_WORDS, SLOT, STEPS
 from keepgate_kernels.cuda.target import at64, device_function
 

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from keepgate_kernels.cuda.catalogue import Entry
-from keepgate_kernels.cuda.graphs import Graphs
-from keepgate_kernels.cuda.target import DYNAMIC_SHARED_BYTES, FAILURES, driver
-from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
 from numba import cuda
 from numba.cuda import types
 from numba.cuda.cudadrv.driver import device_memset
 from numpy.typing import NDArray
+
+from keepgate_kernels.cuda.catalogue import Entry
+from keepgate_kernels.cuda.graphs import Graphs
+from keepgate_kernels.cuda.target import DYNAMIC_SHARED_BYTES, FAILURES, driver
+from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
 
 LEAST_CAPABILITY = (8, 0)
 """Ampere: mma for bf16 and int8, and cp.async."""

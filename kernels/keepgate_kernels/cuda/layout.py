@@ -9,10 +9,11 @@ products, logits.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.tiles import UNITS, blocks_of, padded_k
 from keepgate_kernels.spec import CellKind, ModelSpec
-from numpy.typing import NDArray
 
 MOST_ROWS = 8192
 """Rows of a tick; more lanes are computed in turns."""

@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.answers import ANSWER_WORDS
 from keepgate_kernels.cuda.catalogue import Entry, entries, step_entry
@@ -26,7 +28,6 @@ from keepgate_kernels.cuda.staging import Turn, fill, survey, tell, words_of
 from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SHAPES, SMALL, Shape
 from keepgate_kernels.lanes import Lanes
 from keepgate_kernels.spec import ModelSpec, TokenInput
-from numpy.typing import NDArray
 
 
 class CudaNetwork:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.layout import Layout
 from keepgate_kernels.cuda.tiles import CHUNK_WORDS, UNITS, blocks_of, chunk_of, padded_k
@@ -26,7 +28,6 @@ from keepgate_kernels.spec import (
     peephole_gates,
 )
 from keepgate_kernels.weights import MAX_TABLE_BYTES, Float32
-from numpy.typing import NDArray
 
 
 @dataclass

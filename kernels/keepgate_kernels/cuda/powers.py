@@ -13,11 +13,12 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import cuda
+
 from keepgate_kernels.cuda.layout import VECTOR
 from keepgate_kernels.cuda.ptx import as_float, as_word
 from keepgate_kernels.cuda.target import device_function
 from keepgate_kernels.cuda.tiles import WARP
-from numba import cuda
 
 THREADS = WARP
 LOWEST = np.finfo(np.float32).min

@@ -14,6 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import cuda
+from numba.cuda import types
+
 from keepgate_kernels.cuda.ptx import (
     WORD,
     address_of,
@@ -30,8 +33,6 @@ from keepgate_kernels.cuda.ptx import (
 from keepgate_kernels.cuda.target import at32, at64, device_function
 from keepgate_kernels.cuda.tiles import CHUNK_WORDS, ROWS, TILE_WORDS, UNITS, Shape, chunk_of
 from keepgate_kernels.cuda.warp import apart
-from numba import cuda
-from numba.cuda import types
 
 QUADS = CHUNK_WORDS // 4
 PIECE = 4 * WORD

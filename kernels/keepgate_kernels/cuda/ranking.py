@@ -10,6 +10,8 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import cuda
+
 from keepgate_kernels.cuda.layout import VECTOR
 from keepgate_kernels.cuda.powers import (
     LOWEST,
@@ -23,7 +25,6 @@ from keepgate_kernels.cuda.powers import (
 )
 from keepgate_kernels.cuda.ptx import as_float, as_word, rounded_product
 from keepgate_kernels.cuda.target import device_function
-from numba import cuda
 
 _OUT = np.float32(-math.inf)
 _HALF, _TWO = np.float32(0.5), np.float32(2.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from keepgate_kernels import rounding
 from keepgate_kernels.cuda.cells import clamp
 from keepgate_kernels.cuda.ptx import as_word

@@ -10,6 +10,9 @@ import functools
 from typing import Any
 
 import numpy as np
+from numba import cuda
+from numba.cuda import types
+
 from keepgate_kernels.cuda.gather import place_of, row_of
 from keepgate_kernels.cuda.layout import (
     LAYER_C,
@@ -48,8 +51,6 @@ from keepgate_kernels.cuda.plan import (
 from keepgate_kernels.cuda.rounding import LEAST, LEVELS, make_rounded
 from keepgate_kernels.cuda.target import device_function
 from keepgate_kernels.cuda.tiles import WARP
-from numba import cuda
-from numba.cuda import types
 
 THREADS = WARP
 

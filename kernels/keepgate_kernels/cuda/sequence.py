@@ -11,6 +11,9 @@ import functools
 from typing import Any
 
 import numpy as np
+from numba import cuda
+from numba.cuda import types
+
 from keepgate_kernels.cuda.finish import Memory, made_place, make_finish, outcome_of
 from keepgate_kernels.cuda.gather import place_of, row_of
 from keepgate_kernels.cuda.plan import (
@@ -51,8 +54,6 @@ from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
 from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, int32
 from keepgate_kernels.cuda.tiles import CHUNK_WORDS, SMALL, TILE_WORDS, UNITS, WARP, chunk_of, sum_groups
 from keepgate_kernels.cuda.warp import sync_grid, sync_warp
-from numba import cuda
-from numba.cuda import types
 
 SHAPE = SMALL
 ROWS = SHAPE.rows

@@ -6,13 +6,14 @@ import threading
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from keepgate_kernels.cuda.catalogue import entries
 from keepgate_kernels.cuda.launch import Queue, told
 from keepgate_kernels.cuda.layout import Layout
 from keepgate_kernels.cuda.tiles import ELEMENT
 from keepgate_kernels.slots import Slots
 from keepgate_kernels.spec import ModelSpec
-from numpy.typing import NDArray
 
 
 class CudaSlots(Slots):

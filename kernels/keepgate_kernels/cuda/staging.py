@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.answers import ANSWER_WORDS, RECORD_WORDS
 from keepgate_kernels.jit import entry
 from keepgate_kernels.lane import LANE
 from keepgate_kernels.lanes import Lanes
-from numpy.typing import NDArray
 
 _LANES, _ROWS_AT, _INPUTS_AT = p.LANES, p.ROWS_AT, p.INPUTS_AT
 _COUNTS_AT, _HEADER, _ROW_WORDS = p.COUNTS_AT, p.HEADER, p.ROW_WORDS

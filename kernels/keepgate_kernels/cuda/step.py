@@ -11,6 +11,9 @@ import functools
 from typing import Any
 
 import numpy as np
+from numba import cuda
+from numba.cuda import types
+
 from keepgate_kernels.cuda.finish import Memory, make_finish, outcome_of
 from keepgate_kernels.cuda.gather import place_of, row_of
 from keepgate_kernels.cuda.plan import (
@@ -70,8 +73,6 @@ from keepgate_kernels.cuda.tiles import (
     sum_groups,
 )
 from keepgate_kernels.cuda.warp import sync_warp
-from numba import cuda
-from numba.cuda import types
 
 
 @functools.cache

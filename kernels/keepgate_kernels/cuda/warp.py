@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import cuda
+
 from keepgate_kernels.cuda.ptx import cooperative, load_shared_by_all
 from keepgate_kernels.cuda.target import device_function
-from numba import cuda
 
 
 @device_function
