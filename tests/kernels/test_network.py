@@ -139,19 +139,22 @@ def test_compiled_kernels_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_cache_is_that_of_these_sources(tmp_path: Path) -> None:
-    """Of the CPU's kernels and what they share: another device's do not count."""
+    """A change for another device leaves the CPU's kernels as they are, and not those of that device."""
     package = tmp_path / "keepgate_kernels"
     shutil.copytree(
         Path(keepgate_kernels.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
     )
-    probe = "from keepgate_kernels.jit import source_digest; print(source_digest())"
+    probe = "from keepgate_kernels import jit; print(jit.source_digest(), jit.device_digest())"
     digests = []
     for source in ("", "cuda/step.py", "cpu/step.py", "sampling.py"):
         if source:
             (package / source).write_text((package / source).read_text() + "\n# more\n")
-        digests.append(subprocess.check_output([sys.executable, "-c", probe], cwd=tmp_path, timeout=60))
-    assert digests[0] == digests[1]
-    assert len(set(digests)) == 3
+        answer = subprocess.check_output([sys.executable, "-c", probe], cwd=tmp_path, timeout=60)
+        digests.append(answer.split())
+    of_cpu, of_device = zip(*digests, strict=True)
+    assert of_cpu[0] == of_cpu[1]
+    assert len(set(of_cpu)) == 3
+    assert of_device[0] != of_device[1]
 
 
 def test_a_cache_that_cannot_be_written_is_still_read(tmp_path: Path) -> None:

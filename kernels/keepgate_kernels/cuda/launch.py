@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from keepgate_kernels.cuda.catalogue import Entry
 from keepgate_kernels.cuda.graphs import Graphs
+from keepgate_kernels.cuda.kept import keep
 from keepgate_kernels.cuda.target import DYNAMIC_SHARED_BYTES, FAILURES, driver
 from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
 
@@ -80,6 +81,7 @@ def architecture() -> str:
 def _loaded(name: str, make: Callable[[], Any], arguments: Any, shared_bytes: int) -> Any:
     """A kernel, compiled for the device and allowed to have its shared memory."""
     kernel = make()
+    keep(kernel, name)
     compiled = kernel.compile(signature(arguments))
     compiled.bind()
     if shared_bytes > USUAL_SHARED_BYTES:
