@@ -57,9 +57,10 @@ test-rungs: $(VENV)/development ## Run the kernels' tests on every other rung th
 	done
 
 # numba-cuda takes the place of a part of Numba, so it lives apart.
-.venv-cuda/ready: constraints.txt kernels/pyproject.toml service/pyproject.toml
+.venv-cuda/ready: constraints.txt constraints-cuda12.txt kernels/pyproject.toml service/pyproject.toml
 	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
-	.venv-cuda/bin/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt \
+	.venv-cuda/bin/python -m pip --disable-pip-version-check --quiet install \
+		--constraint constraints.txt --constraint constraints-cuda12.txt \
 		--editable 'kernels[cuda]' --editable protos --editable clients/python --editable service \
 		hypothesis pytest
 	@touch $@
@@ -183,9 +184,20 @@ bench-kernels: $(VENV)/peers ## Measure the kernels beside PyTorch, ONNX Runtime
 	.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install mlserver==1.7.1 onnxruntime==1.32.0
 	@touch $@
 
+# PyTorch is built for CUDA 13 and needs its packages, so it lives apart too. It is gigabytes: first comes a device.
+CUDA_PEERS := .venv-cuda-peers/bin/python -m pip --disable-pip-version-check --quiet install \
+	--constraint constraints.txt --constraint constraints-cuda13.txt
+
+.venv-cuda-peers/ready: constraints.txt constraints-cuda13.txt kernels/pyproject.toml
+	test -x .venv-cuda-peers/bin/python || $(PYTHON) -m venv .venv-cuda-peers
+	$(CUDA_PEERS) --editable 'kernels[cuda13]'
+	.venv-cuda-peers/bin/python benchmarks/cuda_kernels.py --device
+	$(CUDA_PEERS) torch==2.13.0 matplotlib
+	@touch $@
+
 .PHONY: bench-cuda
-bench-cuda: .venv-cuda/ready ## Check and measure the CUDA kernels beside cuDNN and torch.compile: needs a GPU
-	.venv-cuda/bin/python benchmarks/cuda_kernels.py $(ARGS)
+bench-cuda: .venv-cuda-peers/ready ## Check and measure the CUDA kernels beside cuDNN and torch.compile: needs a GPU
+	.venv-cuda-peers/bin/python benchmarks/cuda_kernels.py $(ARGS)
 
 .PHONY: bench-service
 bench-service: $(VENV)/peers .venv-peers/ready ## Measure the service beside servers by hand and MLServer
@@ -193,4 +205,4 @@ bench-service: $(VENV)/peers .venv-peers/ready ## Measure the service beside ser
 
 .PHONY: clean
 clean: ## Remove what the other targets made
-	rm -rf $(VENV) .venv-cuda .venv-peers build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-cuda .venv-cuda-peers .venv-peers build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,10 +20,11 @@ BUILD = TESTS.parent / "build" / "ptx-machine"
 
 def headers() -> Path:
     """The folder of cuda.h, which comes with the CUDA runtime. Raises FileNotFoundError."""
-    found = importlib.util.find_spec("nvidia.cuda_runtime")
+    found = importlib.util.find_spec("nvidia")
     for place in found.submodule_search_locations or () if found else ():
-        if (Path(place) / "include" / "cuda.h").is_file():
-            return Path(place) / "include"
+        for package in ("cuda_runtime", "cu13"):
+            if (Path(place) / package / "include" / "cuda.h").is_file():
+                return Path(place) / package / "include"
     raise FileNotFoundError("cuda.h is not installed with nvidia-cuda-runtime")
 
 

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DRIVER_VERSION 12090
 #define STACK 16
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -114,7 +113,7 @@ CUresult CUDAAPI cuInit(unsigned flags) {
 }
 
 CUresult CUDAAPI cuDriverGetVersion(int *version) {
-    *version = DRIVER_VERSION;
+    *version = CUDA_VERSION;
     return CUDA_SUCCESS;
 }
 

@@ -9,6 +9,12 @@
 
 #include "machine.h"
 
+/* The header of CUDA 13 gives the names of these to their second versions; a driver has both. */
+#undef cuDeviceGetUuid
+#undef cuEventElapsedTime
+CUresult CUDAAPI cuDeviceGetUuid(CUuuid *uuid, CUdevice device);
+CUresult CUDAAPI cuEventElapsedTime(float *milliseconds, CUevent from, CUevent to);
+
 #pragma GCC visibility push(hidden)
 
 #define STATIC_SHARED_LIMIT 49152u
