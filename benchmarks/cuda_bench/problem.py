@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-from keepgate_kernels import CellKind, CellSpec, FeatureInput, LayerSpec, LinearHead, ModelSpec
+from keepgate_kernels import CellKind, CellSpec, FeatureInput, LayerSpec, LinearHead, ModelSpec, reference
 
 WIDTHS = (256, 512, 1024, 2048)
 BATCHES = (1, 16, 64, 256, 1024, 4096)
@@ -14,6 +15,8 @@ SEQUENCE_WIDTHS = (256, 512, 768, 1024)
 CELLS = ("lstm", "gru")
 PRECISIONS = ("fp32", "bf16")
 """That cuDNN has too; int8 is ours alone."""
+CHECKED = 4
+"""Sessions that are compared with the oracle; of sequences one, since the oracle takes seconds for it."""
 GATES = {"lstm": 4, "gru": 3}
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 
@@ -42,9 +45,14 @@ class Problem(NamedTuple):
         }
 
     def inputs(self) -> Any:
-        """float32 [batch, steps, width]."""
+        """float32 [batch, steps, width]. A session has the same in every batch."""
         shape = self.batch, self.steps, self.width
-        return np.random.default_rng(self.batch).standard_normal(shape).astype(np.float32)
+        return np.random.default_rng(self.width).standard_normal(shape).astype(np.float32)
+
+    @property
+    def checked(self) -> int:
+        """How many sessions are compared with the oracle, the first ones."""
+        return 1 if self.steps > 1 else min(CHECKED, self.batch)
 
     @property
     def operations(self) -> float:
@@ -53,12 +61,25 @@ class Problem(NamedTuple):
 
     @property
     def least_bytes(self) -> float:
-        """Weights once, of a step: of a sequence they may stay where they are read. x and h once, new state
-        once."""
+        """Weights once, x of every step once, float32 states read once and written once: what a sequence
+        reads again may stay where it is computed with."""
         weights = 2 * GATES[self.cell] * self.width**2 * BYTES[self.precision]
         state = self.width * 4 * (4 if self.cell == "lstm" else 2)
-        rows = (self.width * BYTES[self.precision] + state) * self.batch * self.steps
-        return float(weights + rows)
+        row = self.width * BYTES[self.precision] * self.steps + state
+        return float(weights + row * self.batch)
+
+
+def expected(problem: Problem, session: int) -> Any:
+    """h of a session after all its steps, float64 [width], by the oracle."""
+    return _expected(problem._replace(precision="fp32", batch=session + 1))
+
+
+@functools.cache
+def _expected(problem: Problem) -> Any:
+    """Of the last session of a batch."""
+    tensors = {name: tensor.astype(np.float64) for name, tensor in problem.tensors().items()}
+    _, ((h, _),) = reference.run(problem.spec, tensors, problem.inputs()[-1])
+    return h
 
 
 def steps() -> list[Problem]:
