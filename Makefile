@@ -76,6 +76,8 @@ test-cuda-sim: .venv-cuda/ready ## Run the CUDA kernels' PTX on a simulated devi
 
 .PHONY: test-cuda
 test-cuda: .venv-cuda/ready ## Run the CUDA kernels' tests on a device, under compute-sanitizer too
+	.venv-cuda/bin/python -m pip --disable-pip-version-check --quiet install \
+		--constraint constraints-cuda12.txt nvidia-cuda-sanitizer-api-cu12
 	.venv-cuda/bin/python -c 'from keepgate_kernels.cuda.launch import multiprocessors; multiprocessors()'
 	$(CUDA_TESTS) tests/cuda/network tests/cuda/device $(ARGS)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,6 @@ LEAST_CAPABILITY = (8, 0)
 """Ampere: mma for bf16 and int8, and cp.async."""
 OWN_SHARED_BYTES = 4 << 10
 """Room for a kernel's arrays of a fixed size, which count towards the limits of shared memory."""
-USUAL_SHARED_BYTES = (48 << 10) - OWN_SHARED_BYTES
-"""More dynamic shared memory than this a kernel must be allowed to have."""
 OUT_OF_MEMORY = 2
 """CUDA_ERROR_OUT_OF_MEMORY."""
 
@@ -77,16 +75,19 @@ def architecture() -> str:
     return f"sm_{major}{minor}"
 
 
-@functools.cache
-def _loaded(name: str, make: Callable[[], Any], arguments: Any, shared_bytes: int) -> Any:
-    """A kernel, compiled for the device and allowed to have its shared memory."""
-    kernel = make()
-    keep(kernel, name)
-    compiled = kernel.compile(signature(arguments))
+_loaded: dict[str, Any] = {}
+
+
+def _load(entry: Entry) -> Any:
+    """A kernel, compiled for the device and allowed to have as much shared memory as there is."""
+    kernel = entry.make()
+    keep(kernel, entry.name)
+    compiled = kernel.compile(signature(entry.arguments))
     compiled.bind()
-    if shared_bytes > USUAL_SHARED_BYTES:
+    if entry.shared_bytes:
+        # Not what this entry needs: one of another size may share the kernel, and the limit with it.
         function, device = compiled._codelibrary.get_cufunc(), cuda.get_current_device()
-        driver.cuKernelSetAttribute(DYNAMIC_SHARED_BYTES, shared_bytes, function.handle, device.id)
+        driver.cuKernelSetAttribute(DYNAMIC_SHARED_BYTES, most_shared_bytes(), function.handle, device.id)
     return kernel
 
 
@@ -100,9 +101,6 @@ def signature(arguments: tuple[tuple[str, int], ...]) -> tuple[Any, ...]:
         return types.Array(element, dimensions, "C") if dimensions else element
 
     return tuple(kind(*argument) for argument in arguments)
-
-
-_kept: dict[tuple[str, int], Entry] = {}
 
 
 class Queue:
@@ -120,8 +118,17 @@ class Queue:
 
     def load(self, entry: Entry) -> Any:
         """The kernel, compiled if it was not yet."""
-        known = _kept.setdefault((entry.name, entry.shared_bytes), entry)
-        return _loaded(known.name, known.make, known.arguments, known.shared_bytes)
+        kernel = _loaded.get(entry.name)
+        if kernel is None:
+            kernel = _loaded[entry.name] = _load(entry)
+        return kernel
+
+    def holds(self, entry: Entry, blocks: int) -> bool:
+        """Whether the device can run so many thread blocks of a kernel at once, as a barrier of all needs."""
+        if entry.shared_bytes > most_shared_bytes():
+            return False
+        (compiled,) = self.load(entry).overloads.values()
+        return bool(compiled.max_cooperative_grid_blocks(entry.threads, entry.shared_bytes) >= blocks)
 
     def launch(self, entry: Entry, grid: tuple[int, int], *arguments: Any) -> None:
         """Start a kernel on a grid of thread blocks."""
@@ -130,8 +137,12 @@ class Queue:
     def array(self, size: int, kind: Any) -> Any:
         """Device memory of zeros, 1-D."""
         array = cuda.device_array(max(size, 1), kind)
-        device_memset(array, 0, array.nbytes, self.stream)
+        self.fill_zeros(array, array.size)
         return array
+
+    def fill_zeros(self, array: Any, count: int) -> None:
+        """Start writing zeros into the first elements of device memory."""
+        device_memset(array, 0, count * array.dtype.itemsize, self.stream)
 
     def put(self, values: NDArray[Any]) -> Any:
         """Device memory with a copy of an array."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from keepgate_kernels.cuda.packing import Packed, Product, folds, pack
 from keepgate_kernels.cuda.sequences import LEAST_SEQUENCE_STEPS, SEQUENCE_LANES, Sequences
 from keepgate_kernels.cuda.slots import CudaSlots
 from keepgate_kernels.cuda.staging import Turn, fill, survey, tell, words_of
+from keepgate_kernels.cuda.target import FAILURES
 from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SHAPES, SMALL, Shape
 from keepgate_kernels.lanes import Lanes
 from keepgate_kernels.spec import ModelSpec, TokenInput
@@ -127,8 +129,19 @@ class CudaNetwork:
             return
         with self.slots.lock, told("a step"):
             self._queue.enter()
-            for first in range(0, len(lanes), self._layout.rows):
-                self._step(lanes, first, min(self._layout.rows, len(lanes) - first))
+            try:
+                for first in range(0, len(lanes), self._layout.rows):
+                    self._step(lanes, first, min(self._layout.rows, len(lanes) - first))
+            except BaseException:
+                with suppress(*FAILURES):  # of a device that is lost there is nothing to clear
+                    self._clear()
+                raise
+
+    def _clear(self) -> None:
+        """After a failure: let what was put into the stream end, and forget what it left behind."""
+        self._queue.wait()
+        self._queue.graphs.forget()
+        self._queue.fill_zeros(self.slots.work, self._layout.rows)
 
     def _step(self, lanes: Lanes, first: int, count: int) -> None:
         width = 1 if lanes.takes_tokens else self._spec.input_size
@@ -268,10 +281,11 @@ class CudaNetwork:
         return hidden
 
     def compile(self) -> None:
-        """Compile what the first step did not: the other shapes."""
+        """Compile what the first step did not: the other shapes, and what moves states."""
         products = (*(product for layer in self._products for product, _ in layer), self._head[0])
         wanted = {product.gates for product in products}
         with told("compiling kernels"):
             for (gates, _), entry in self._steps.items():
                 if gates in wanted:
                     self._queue.load(entry)
+            self.slots.compile()

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.catalogue import Entry, sequence_entry
-from keepgate_kernels.cuda.launch import Queue, most_shared_bytes, multiprocessors
+from keepgate_kernels.cuda.launch import Queue
 from keepgate_kernels.cuda.layout import Layout
 from keepgate_kernels.cuda.packing import Packed, Product
 from keepgate_kernels.cuda.sequence import ROWS, SHAPE
@@ -42,6 +42,6 @@ class Sequences:
             hoisted, steps = layout.sequence_plans(product.plan, index - 1 if index else None, groups)
             entry = sequence_entry(precision, product.gates, int(product.plan[p.H_CHUNKS]))
             blocks = -(-product.blocks // SHAPE.blocks_across(product.gates))
-            self.fits &= blocks <= multiprocessors() and entry.shared_bytes <= most_shared_bytes()
+            self.fits = self.fits and queue.holds(entry, blocks)
             on_device = None if hoisted is None else queue.put(hoisted)
             self.layers.append(SequenceLayer(product, on_device, queue.put(steps), entry, blocks))

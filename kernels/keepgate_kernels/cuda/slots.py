@@ -35,6 +35,11 @@ class CudaSlots(Slots):
             self.work = queue.array(layout.work_size, np.float32)
             self._layers = queue.put(layout.layers)
 
+    def compile(self) -> None:
+        """Compile what reads and writes states."""
+        for entry in (self._read, self._write):
+            self._queue.load(entry)
+
     def read(self, slot: int) -> bytes:
         """See `Slots.read`."""
         return self.read_many(np.array([slot], np.int64))[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 
@@ -95,11 +94,26 @@ for precision in ("fp32", "bf16", "int8"):
 """
 
 
+def sanitizer() -> list[str]:
+    """The CUDA toolkit's, if there is one, or that which `make test-cuda` installs."""
+    found = shutil.which("compute-sanitizer")
+    if found:
+        return [found]
+    package = importlib.util.find_spec("nvidia.cuda_sanitizer_api")
+    assert package is not None
+    assert package.submodule_search_locations
+    folder = Path(package.submodule_search_locations[0])
+    program = folder / "bin" / "compute-sanitizer"
+    program.chmod(0o755)  # as it is not in the wheel
+    return [str(program), "--injection-path", str(folder / "lib")]
+
+
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
 def test_the_sanitizer_finds_nothing(tool: str) -> None:
-    sanitizer = shutil.which("compute-sanitizer")
-    if sanitizer is None:
-        pytest.skip("no compute-sanitizer here")
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", SMALL_RUN]
+    # What the driver's own libraries ask it in vain, as cuda-python does at start, is no kernel's fault.
+    options = ["--tool", tool, "--error-exitcode", "9", "--report-api-errors", "no"]
+    command = [*sanitizer(), *options, sys.executable, "-c", SMALL_RUN]
     result = subprocess.run(command, cwd="tests", capture_output=True, text=True, timeout=900, check=False)
+    if "Device not supported" in result.stdout:
+        pytest.skip("the driver here, or what virtualises it, refuses compute-sanitizer")
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from keepgate_kernels import Lanes, Network, Sampling
+from keepgate_kernels.cuda.catalogue import Entry
 from keepgate_kernels.cuda.launch import Queue, as_device_error, multiprocessors
 from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
+from numba.cuda.cudadrv.driver import CudaAPIError
 from support.cuda_runs import cuda_network
-from support.random_models import random_inputs, random_tensors, token_spec
+from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
 
 
 class ApiError(Exception):
@@ -63,6 +66,40 @@ def test_a_tick_that_finds_too_little_memory_is_the_only_one(monkeypatch: pytest
     monkeypatch.undo()
     network.step(lanes)
     assert lanes.all_finite
+
+
+def test_a_tick_that_fails_half_way_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = feature_spec(hidden=(4,))
+    network = cuda_network(spec, random_tensors(spec), slots=2)
+    lanes, inputs = Lanes(spec), random_inputs(spec, (1,))
+    first, second = (network.slots.allocate() or 0 for _ in range(2))
+
+    def step(slot: int, values: Any) -> bool:
+        lanes.clear()
+        lanes.add(slot, values, position=1, sampling=Sampling())
+        network.step(lanes)
+        return lanes.all_finite
+
+    launch = Queue.launch
+
+    def fail_at_the_answer(queue: Queue, entry: Entry, *arguments: Any) -> None:
+        if entry.name.startswith("answer"):
+            raise CudaAPIError(2, "there is no memory for it")
+        launch(queue, entry, *arguments)
+
+    assert step(first, inputs)
+    monkeypatch.setattr(Queue, "launch", fail_at_the_answer)
+    with pytest.raises(DeviceMemoryError, match="a step: the device has too little free memory"):
+        step(first, np.full_like(inputs, np.nan))
+    monkeypatch.undo()
+    # In the place of the one that was not finite, and never was told so.
+    assert step(second, inputs)
+    fresh = cuda_network(spec, random_tensors(spec), slots=1)
+    slot = fresh.slots.allocate() or 0
+    lanes.clear()
+    lanes.add(slot, inputs, position=1, sampling=Sampling())
+    fresh.step(lanes)
+    assert network.slots.read(second) == fresh.slots.read(slot)
 
 
 LOST = """

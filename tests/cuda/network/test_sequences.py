@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from keepgate_kernels import PRECISIONS, Lanes, ModelSpec, Network, Sampling, reference
 from keepgate_kernels.cuda import layout, sequences
+from keepgate_kernels.cuda.catalogue import sequence_entry
+from keepgate_kernels.cuda.launch import Queue, multiprocessors
 from keepgate_kernels.cuda.network import CudaNetwork
 from support.cuda_runs import cuda_network
 from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
@@ -99,10 +101,24 @@ def test_layers_of_two_products_go_step_by_step(spec: ModelSpec) -> None:
     assert network.backend._sequence is None
 
 
-def test_what_does_not_fit_goes_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More thread blocks than the device holds at once would wait for each other for ever."""
-    monkeypatch.setattr("keepgate_kernels.cuda.sequences.multiprocessors", lambda: 4)
-    spec = feature_spec("lstm", hidden=(8 * 5,))
-    network = cuda_network(spec, random_tensors(spec), slots=1)
+def test_what_does_not_fit_goes_step_by_step() -> None:
+    """The weights of a thread block's units are more than its shared memory holds."""
+    spec = feature_spec("rnn_tanh", hidden=(2304,))
+    network = cuda_network(spec, random_tensors(spec), slots=1, precision="fp32")
     assert isinstance(network.backend, CudaNetwork)
     assert network.backend._sequence is None
+
+
+def test_more_thread_blocks_than_the_device_holds_at_once() -> None:
+    """They would wait for each other for ever."""
+    queue, entry = Queue(), sequence_entry("bf16", 4, 4)
+    assert queue.holds(entry, multiprocessors())
+    assert not queue.holds(entry, 40 * multiprocessors())
+
+
+def test_layers_of_two_sizes_share_a_kernel() -> None:
+    """What the smaller one needs, loaded last, is no limit for the larger."""
+    queue, large, small = Queue(), sequence_entry("bf16", 4, 32), sequence_entry("bf16", 4, 16)
+    assert large.shared_bytes > small.shared_bytes > 48 << 10
+    for entry in (large, small, large):
+        assert queue.holds(entry, 1)
