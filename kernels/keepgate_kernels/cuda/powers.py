@@ -18,7 +18,7 @@ from numba import cuda
 
 from keepgate_kernels.cuda.layout import AT_ONCE
 from keepgate_kernels.cuda.ptx import as_float, as_word
-from keepgate_kernels.cuda.target import at64, device_function
+from keepgate_kernels.cuda.target import at64, device_function, int32
 from keepgate_kernels.cuda.tiles import WARP
 
 SLOTS = 3
@@ -131,31 +131,33 @@ def before(counts: Any, number: Any) -> Any:
 
 @device_function
 def read_logits(scratch: Any, first: Any, logits: Any) -> None:
-    """The thread's next logits, -inf beyond the row. logits: float32 [AT_ONCE]."""
+    """The thread's next logits; beyond the row the last one, for loads without a condition start together.
+
+    logits: float32 [AT_ONCE].
+    """
     for index in range(AT_ONCE):
-        # Loads without a condition start together.
-        logits[index] = scratch.work[
-            at64(scratch.row + min(first + index * scratch.threads, scratch.size - 1))
-        ]
-    for index in range(AT_ONCE):
-        if first + index * scratch.threads >= scratch.size:
-            logits[index] = OUT
+        place = min(int32(first + index * scratch.threads), int32(scratch.size - 1))
+        logits[index] = scratch.work[at64(scratch.row + place)]
+
+
+@device_function
+def lies_in(scratch: Any, place: Any) -> Any:
+    """Whether a place is one of the row."""
+    return int32(place) < int32(scratch.size)
 
 
 @device_function
 def largest_of(scratch: Any) -> Any:
-    """(the largest logit, whether all logits are finite, the first of the thread's tokens with it, or V)."""
+    """(the largest logit, whether all are finite, the first of the thread's tokens with it, or V or more)."""
     logits = cuda.local.array(AT_ONCE, np.float32)
-    own, strange, token = OUT, np.int64(0), scratch.size
+    own, strange, token = OUT, int32(0), int32(scratch.size)
     for first in range(cuda.threadIdx.x, scratch.size, AT_ONCE * scratch.threads):
         read_logits(scratch, first, logits)
         for index in range(AT_ONCE):
-            place, logit = first + index * scratch.threads, logits[index]
-            if -math.inf < logit < math.inf:
-                if logit > own:
-                    own, token = logit, place
-            elif place < scratch.size:
-                strange += 1
+            logit = logits[index]
+            token = int32(first + index * scratch.threads) if logit > own else token
+            own = logit if logit > own else own
+            strange = strange if abs(logit) < math.inf else int32(1)
     largest, distance = own, WARP // 2
     while distance > 0:
         largest = max(largest, cuda.shfl_xor_sync(ALL_LANES, largest, distance))
@@ -168,7 +170,7 @@ def largest_of(scratch: Any) -> Any:
         largest = max(largest, np.float32(scratch.box[0, warp]))
     finite = taken(scratch.counts, 0) == 0
     cuda.syncthreads()
-    return largest, finite, token if own == largest else scratch.size
+    return largest, finite, np.int64(token) if own == largest else scratch.size
 
 
 @device_function
@@ -179,8 +181,8 @@ def total_power(scratch: Any, largest: Any) -> Any:
     for first in range(cuda.threadIdx.x, scratch.size, AT_ONCE * scratch.threads):
         read_logits(scratch, first, logits)
         for index in range(AT_ONCE):
-            if first + index * scratch.threads < scratch.size:
-                total += exp_nonpositive(logits[index] - largest)
+            power = exp_nonpositive(logits[index] - largest)
+            total += power if lies_in(scratch, first + index * scratch.threads) else ZERO
     put(scratch.box, 0, total)
     cuda.syncthreads()
     total = taken(scratch.box, 0)
@@ -199,14 +201,14 @@ def weigh(scratch: Any, largest: Any, scale: Any) -> Any:
     for first in range(cuda.threadIdx.x, scratch.padded, AT_ONCE * scratch.threads):
         read_logits(scratch, first, logits)
         for index in range(AT_ONCE):
-            place, scaled = first + index * scratch.threads, ZERO
-            if place < scratch.size:
-                distance = logits[index] - largest
-                power = scaled = exp_nonpositive(distance)
-                if scale != ONE:
-                    scaled = exp_nonpositive(distance * scale)
-                total += power
-                mass += scaled
+            place, distance = first + index * scratch.threads, logits[index] - largest
+            power = scaled = exp_nonpositive(distance)
+            if scale != ONE:
+                scaled = exp_nonpositive(distance * scale)
+            power = power if lies_in(scratch, place) else ZERO
+            scaled = scaled if lies_in(scratch, place) else ZERO
+            total += power
+            mass += scaled
             scratch.work[at64(scratch.powers + place)] = scaled
     put(scratch.box, 0, total)
     put(scratch.box, 1, mass)

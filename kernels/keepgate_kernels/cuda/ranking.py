@@ -19,13 +19,14 @@ from keepgate_kernels.cuda.powers import (
     OUT,
     ZERO,
     before,
+    lies_in,
     log_probability_of,
     put,
     read_logits,
     taken,
 )
 from keepgate_kernels.cuda.ptx import as_float, as_word, rounded_product
-from keepgate_kernels.cuda.target import at64, device_function
+from keepgate_kernels.cuda.target import at64, device_function, int32
 
 PARTS = 16
 """Into which `find` divides a row, and the part that it finds again; each has at least two threads."""
@@ -94,7 +95,7 @@ def measure(scratch: Any, high: Any, middle: Any, low: Any, by_mass: Any) -> Any
     """The edges at three bounds, none above the one before."""
     ranks = cuda.local.array(AT_ONCE, np.float32)
     powers = cuda.local.array(AT_ONCE, np.float32)
-    count0 = count1 = count2 = np.int64(0)
+    count0 = count1 = count2 = int32(0)
     mass0 = mass1 = mass2 = 0.0
     for first in range(cuda.threadIdx.x, scratch.padded, AT_ONCE * scratch.threads):
         read_ranks(scratch, first, ranks)
@@ -103,13 +104,13 @@ def measure(scratch: Any, high: Any, middle: Any, low: Any, by_mass: Any) -> Any
         for index in range(AT_ONCE):
             if ranks[index] >= low:
                 power = np.float64(powers[index]) if by_mass else 0.0
-                count2 += 1
+                count2 = int32(count2 + 1)
                 mass2 += power
                 if ranks[index] >= middle:
-                    count1 += 1
+                    count1 = int32(count1 + 1)
                     mass1 += power
                     if ranks[index] >= high:
-                        count0 += 1
+                        count0 = int32(count0 + 1)
                         mass0 += power
     put(scratch.counts, 0, count0)
     put(scratch.counts, 1, count1)
@@ -228,7 +229,9 @@ def enter(scratch: Any) -> None:
     for first in range(cuda.threadIdx.x, scratch.padded, AT_ONCE * scratch.threads):
         read_logits(scratch, first, logits)
         for index in range(AT_ONCE):
-            scratch.work[at64(scratch.ranks + (first + index * scratch.threads))] = logits[index]
+            place = first + index * scratch.threads
+            rank = logits[index] if lies_in(scratch, place) else OUT
+            scratch.work[at64(scratch.ranks + place)] = rank
 
 
 @device_function
