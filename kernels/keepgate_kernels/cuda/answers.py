@@ -14,6 +14,7 @@ from numba import cuda
 from numba.cuda import types
 
 from keepgate_kernels.cuda.layout import AT_ONCE
+from keepgate_kernels.cuda.listing import list_top
 from keepgate_kernels.cuda.plan import (
     BAD,
     COUNTS_AT,
@@ -42,7 +43,7 @@ from keepgate_kernels.cuda.powers import (
     weigh,
 )
 from keepgate_kernels.cuda.ptx import as_float, as_word, rounded_product
-from keepgate_kernels.cuda.ranking import PARTS, find, list_top, truncate
+from keepgate_kernels.cuda.ranking import PARTS, find, truncate
 from keepgate_kernels.cuda.target import device_function
 from keepgate_kernels.cuda.tiles import WARP
 from keepgate_kernels.lane import LANE

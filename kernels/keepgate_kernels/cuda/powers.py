@@ -182,7 +182,8 @@ def total_power(scratch: Any, largest: Any) -> Any:
         read_logits(scratch, first, logits)
         for index in range(AT_ONCE):
             power = exp_nonpositive(logits[index] - largest)
-            total += power if lies_in(scratch, first + index * scratch.threads) else ZERO
+            power = power if lies_in(scratch, first + index * scratch.threads) else ZERO
+            total += np.float64(power)
     put(scratch.box, 0, total)
     cuda.syncthreads()
     total = taken(scratch.box, 0)
@@ -207,8 +208,8 @@ def weigh(scratch: Any, largest: Any, scale: Any) -> Any:
                 scaled = exp_nonpositive(distance * scale)
             power = power if lies_in(scratch, place) else ZERO
             scaled = scaled if lies_in(scratch, place) else ZERO
-            total += power
-            mass += scaled
+            total += np.float64(power)
+            mass += np.float64(scaled)
             scratch.work[at64(scratch.powers + place)] = scaled
     put(scratch.box, 0, total)
     put(scratch.box, 1, mass)

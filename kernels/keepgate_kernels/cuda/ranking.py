@@ -18,9 +18,7 @@ from keepgate_kernels.cuda.powers import (
     ONE,
     OUT,
     ZERO,
-    before,
     lies_in,
-    log_probability_of,
     put,
     read_logits,
     taken,
@@ -36,15 +34,14 @@ _LEAST_STEP = np.float32(2.0**-20)
 """A step that is visible beside a large logit, as a part of it."""
 _HALVINGS = 24
 """Steps that halve an interval of logits; later ones halve its float32 numbers, so 32 more are enough."""
-_MAGNITUDE, _WORD, _SIGN = np.int64(0x7FFFFFFF), np.int64(0xFFFFFFFF), np.int64(1 << 31)
-_IDS, _ID_BITS = np.uint64(0xFFFFFFFF), np.uint64(32)
+_MAGNITUDE, _WORD, SIGN = np.int64(0x7FFFFFFF), np.int64(0xFFFFFFFF), np.int64(1 << 31)
 
 
 @device_function
 def order_of(x: Any) -> Any:
     """An int64 in the order of the float32 numbers."""
     bits = np.int64(as_word(x))
-    if bits >= _SIGN:
+    if bits >= SIGN:
         bits = -((bits & _MAGNITUDE) + 1)
     return bits
 
@@ -53,7 +50,7 @@ def order_of(x: Any) -> Any:
 def number_of(order: Any) -> Any:
     """The float32 of an order."""
     if order < 0:
-        order = -(order + 1) + _SIGN
+        order = -(order + 1) + SIGN
     return as_float(np.uint32(order & _WORD))
 
 
@@ -149,12 +146,12 @@ def find(scratch: Any, target: Any, of_ties: Any, bound: Any, by_mass: Any) -> A
     """The first token at which the running sum of powers exceeds the target; if none does, the last with one.
 
     of_ties: only ranks that equal the bound have a power, or count 1 unless by_mass, and the sum, which is
-    exact as they are equal, need only reach the target.
+    exact as they are equal, need only reach the target. What writes powers and ranks is to be followed by a
+    barrier.
     """
     lanes = scratch.threads // PARTS
     part, lane = cuda.threadIdx.x // lanes, cuda.threadIdx.x % lanes
     begin, length = np.int64(0), scratch.size
-    cuda.syncthreads()
     while length > 1:
         share = (length + PARTS - 1) // PARTS
         first = begin + part * share
@@ -267,66 +264,3 @@ def truncate(scratch: Any, largest: Any, top_k: Any, top_p: Any, mass: Any) -> A
         need = rounded_product(np.float64(top_p), mass)
         mass = keep(scratch, cut(scratch, largest, need, True))
     return mass
-
-
-@device_function
-def collect(scratch: Any, bound: Any) -> None:
-    """Write a key for every token at or above the bound, any order: larger ones come first in the list."""
-    ranks = cuda.local.array(AT_ONCE, np.float32)
-    count = np.int64(0)
-    for first in range(cuda.threadIdx.x, scratch.padded, AT_ONCE * scratch.threads):
-        read_ranks(scratch, first, ranks)
-        for index in range(AT_ONCE):
-            if ranks[index] >= bound:
-                count += 1
-    place = before(scratch.counts, count)
-    for token in range(cuda.threadIdx.x, scratch.padded, scratch.threads):
-        rank = scratch.work[at64(scratch.ranks + token)]
-        if rank >= bound:
-            # Adding 0 makes -0 and 0 the same; lower ids are larger, for they come first.
-            order = np.uint64(order_of(rank + ZERO) + _SIGN)
-            scratch.keys[at64(scratch.keys_at + place)] = (order << _ID_BITS) | (_IDS - np.uint64(token))
-            place += 1
-
-
-@device_function
-def sort(scratch: Any, count: Any) -> None:
-    """Sort `count` keys, largest first, by a bitonic network (Batcher, 1968)."""
-    thread = cuda.threadIdx.x
-    length = 1
-    while length < count:
-        length *= 2
-    for index in range(count + thread, length, scratch.threads):
-        scratch.keys[scratch.keys_at + index] = np.uint64(0)
-    size = 2
-    while size <= length:
-        distance = size // 2
-        while distance > 0:
-            cuda.syncthreads()
-            for index in range(thread, length, scratch.threads):
-                other = index ^ distance
-                if other > index:
-                    a, b = scratch.keys[scratch.keys_at + index], scratch.keys[scratch.keys_at + other]
-                    falling = index & size == 0
-                    if (a < b) == falling and a != b:
-                        scratch.keys[scratch.keys_at + index] = b
-                        scratch.keys[scratch.keys_at + other] = a
-            distance //= 2
-        size *= 2
-    cuda.syncthreads()
-
-
-@device_function
-def list_top(scratch: Any, largest: Any, log_total: Any, out: Any, at: Any, count: Any) -> None:
-    """The `count` most probable tokens, best first: at `at` in out, uint32, ids, then log-probabilities."""
-    enter(scratch)
-    bound = LOWEST
-    if count < scratch.size:
-        bound = cut(scratch, largest, np.float64(count), False)
-    collect(scratch, bound)
-    sort(scratch, count)
-    for index in range(cuda.threadIdx.x, count, scratch.threads):
-        token = _IDS - (scratch.keys[scratch.keys_at + index] & _IDS)
-        logit = scratch.work[scratch.row + np.int64(token)]
-        out[at + index] = np.uint32(token)
-        out[at + count + index] = as_word(log_probability_of(logit, largest, log_total))

@@ -111,7 +111,7 @@ def fixed(vocabulary: int, logits: np.ndarray, slots: int) -> tuple[ModelSpec, N
 @pytest.mark.parametrize("levels", [1, 2, 4])
 def test_cuts_among_equal_logits(levels: int, vocabulary: int) -> None:
     """Far more tokens are equal than a cut may keep."""
-    logits = np.random.default_rng(levels).integers(0, levels, vocabulary).astype(np.float32) / 3
+    logits = np.random.default_rng(levels).integers(0, levels, vocabulary).astype(np.float32) / np.float32(3)
     spec, network = fixed(vocabulary, logits, 2 * len(TIED))
     lanes = Lanes(spec)
     for index in range(2 * len(TIED)):
@@ -157,9 +157,11 @@ def test_a_row_of_one_warp_or_more_has_the_same_bits_in_any_company(vocabulary: 
 
     among = answers(list(range(len(SAMPLINGS))))
     assert [answers([index])[0] for index in range(len(SAMPLINGS))] == among
-    for index, (token, log_probability, _, _) in enumerate(among):
-        logits = np.frombuffer(among[index][2][-4 * vocabulary :], np.float32)
-        assert (token, pytest.approx(log_probability, abs=CLOSE)) == sample(logits, 2, SAMPLINGS[index])
+    for index, (token, log_probability, pooled, _) in enumerate(among):
+        logits = np.frombuffer(pooled[-4 * vocabulary :], np.float32)
+        expected = sample(logits, 2, SAMPLINGS[index])
+        assert token == expected[0]
+        assert log_probability == pytest.approx(expected[1], abs=CLOSE)
 
 
 @pytest.mark.parametrize("weights", [(3e38, 3e38), (-3e38, -3e38), (3e38, -3e38)])
