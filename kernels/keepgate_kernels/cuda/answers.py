@@ -1,6 +1,6 @@
 """From rows of logits to lanes' answers: token, log-probability, list of the most probable, score.
 
-A thread block of one warp takes a row. `keepgate_kernels.sampling` says what is drawn, and how.
+A thread block takes a row. `keepgate_kernels.sampling` says what is drawn, and how.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from keepgate_kernels.cuda.layout import VECTOR
+from keepgate_kernels.cuda.layout import AT_ONCE
+from keepgate_kernels.cuda.listing import list_top
 from keepgate_kernels.cuda.plan import (
     BAD,
     COUNTS_AT,
@@ -31,18 +32,20 @@ from keepgate_kernels.cuda.plan import (
 )
 from keepgate_kernels.cuda.powers import (
     ONE,
-    THREADS,
+    SLOTS,
     ZERO,
     Scratch,
     largest_of,
     log_probability_of,
+    lowest,
+    total_power,
     uniform,
-    vectors_of,
     weigh,
 )
 from keepgate_kernels.cuda.ptx import as_float, as_word, rounded_product
-from keepgate_kernels.cuda.ranking import list_top, truncate
+from keepgate_kernels.cuda.ranking import PARTS, find, truncate
 from keepgate_kernels.cuda.target import device_function
+from keepgate_kernels.cuda.tiles import WARP
 from keepgate_kernels.lane import LANE
 
 _LEAST_TEMPERATURE = np.float32(1e-6)
@@ -76,94 +79,34 @@ def _float_at(batch: Any, at: Any) -> Any:
 
 
 @device_function
-def _scratch(work: Any, sums: Any, keys: Any, plan: Any, number: Any) -> Any:
+def _scratch(
+    work: Any, keys: Any, box: Any, counts: Any, shares: Any, plan: Any, number: Any, threads: Any
+) -> Any:
     """A row's: the arrays have room for as many rows as `logits` has."""
-    size = plan[UNITS_OF]
-    vectors = vectors_of(size)
-    padded = vectors * VECTOR
+    size, turn = plan[UNITS_OF], AT_ONCE * threads
+    padded = (size + turn - 1) // turn * turn
     length = 1
     while length < size:
         length *= 2
     rows = plan[WORK_BASE] + plan[WORK_STRIDE] * number
-    own = plan[SCRATCH] + number * 2 * padded
-    return Scratch(work, rows, own, own + padded, sums, number * 2 * vectors, keys, number * length, size)
-
-
-@device_function
-def _first_equal(scratch: Any, largest: Any, counts: Any) -> Any:
-    """The lowest id of the largest logit."""
-    thread = cuda.threadIdx.x
-    found = scratch.size
-    for token in range(thread, scratch.size, THREADS):
-        if scratch.work[scratch.row + token] == largest and token < found:
-            found = np.int64(token)
-    counts[thread] = found
-    cuda.syncthreads()
-    for other in range(THREADS):
-        found = min(found, counts[other])
-    cuda.syncthreads()
-    return found
-
-
-@device_function
-def _first_beyond(scratch: Any, vector: Any, target: Any) -> Any:
-    """The first of a vector's tokens with a power at which the running sum exceeds the target.
-
-    If no sum does, the last with a power. Sums by doubling distances (Hillis and Steele, 1986).
-    """
-    running = cuda.local.array(16, np.float64)
-    first = scratch.powers + vector * VECTOR
-    for index in range(VECTOR):
-        running[index] = scratch.work[first + index]
-    distance = 1
-    while distance < VECTOR:
-        for back in range(VECTOR - distance):
-            index = VECTOR - 1 - back
-            running[index] += running[index - distance]
-        distance *= 2
-    found, last = -1, 0
-    for index in range(VECTOR):
-        if scratch.work[first + index] > ZERO:
-            last = index
-            if found < 0 and running[index] > target:
-                found = index
-    return vector * VECTOR + (found if found >= 0 else last)
-
-
-@device_function
-def _pick(scratch: Any, mass: Any, u: Any, counts: Any) -> Any:
-    """The token at which the running sum of powers, `mass` in all, exceeds its share u, in [0, 1)."""
-    if cuda.threadIdx.x == 0:
-        target = rounded_product(u, mass)
-        low, high = np.int64(0), np.int64(vectors_of(scratch.size))
-        while low < high:  # the first vector whose running sum is above the target
-            middle = (low + high) // 2
-            if scratch.sums[scratch.sums_at + middle] <= target:
-                low = middle + 1
-            else:
-                high = middle
-        before = 0.0
-        if low > 0:
-            before = scratch.sums[scratch.sums_at + low - 1]
-        counts[0] = _first_beyond(scratch, low, target - before)
-    cuda.syncthreads()
-    token = counts[0]
-    cuda.syncthreads()
-    return token
+    own, keys_at = plan[SCRATCH] + number * 2 * padded, number * length
+    return Scratch(work, rows, own, own + padded, keys, keys_at, box, counts, shares, size, padded, threads)
 
 
 @functools.cache
-def make_answer(draws: bool) -> Any:
+def make_answer(draws: bool, threads: int) -> Any:
     """The kernel that fills in the answers of rows whose head has been computed; a thread block each.
 
-    Arguments: batch int32; work float32; sums float64; keys uint64; out uint32, answers by lane and then
+    Arguments: batch int32; work float32; keys uint64; out uint32, answers by lane and then
     the pool, from word pool_at on; plan of the head; at: (pool_at, first row, 0). draws: whether
-    tokens are drawn.
+    tokens are drawn. threads: of a block.
     """
+    warps = threads // WARP
 
-    def answer(batch: Any, work: Any, sums: Any, keys: Any, out: Any, plan: Any, at: Any) -> None:
-        box = cuda.shared.array((2, THREADS), types.float64)
-        counts = cuda.shared.array(THREADS, types.int64)
+    def answer(batch: Any, work: Any, keys: Any, out: Any, plan: Any, at: Any) -> None:
+        box = cuda.shared.array((SLOTS, warps), types.float64)
+        counts = cuda.shared.array((SLOTS, warps), types.int64)
+        shares = cuda.shared.array(PARTS, types.float64)
         thread = cuda.threadIdx.x
         pool, first, _ = at
         number = np.int64(cuda.blockIdx.x)
@@ -176,12 +119,12 @@ def make_answer(draws: bool) -> Any:
         if thread == 0:
             work[plan[BAD] + lane] = ZERO
         if (batch[record + _PREDICT] >> _PREDICT_BIT) & 1:
-            scratch = _scratch(work, sums, keys, plan, number)
-            largest, all_finite = largest_of(scratch, box)
+            scratch = _scratch(work, keys, box, counts, shares, plan, number, threads)
+            largest, all_finite, first_own = largest_of(scratch)
             finite = finite and all_finite
             kept = batch[record + (_LOGITS if draws else _OUTPUTS)]
             if kept >= 0:
-                for index in range(thread, scratch.size, THREADS):
+                for index in range(thread, scratch.size, threads):
                     out[pool + kept + index] = as_word(work[scratch.row + index])
             if draws and all_finite:
                 position, seed = _unsigned(batch, record + _POSITION), _unsigned(batch, record + _SEED)
@@ -190,17 +133,17 @@ def make_answer(draws: bool) -> Any:
                     _float_at(batch, record + _TOP_P),
                 )
                 top_k = np.int64(batch[record + _TOP_K]) & _LOW
-                scale = ONE
-                if temperature != ZERO:
-                    scale = ONE / max(temperature, _LEAST_TEMPERATURE)
-                total, mass = weigh(scratch, largest, scale, box)
-                log_total = math.log(total)
                 if temperature == ZERO:
-                    token = _first_equal(scratch, largest, counts)
+                    log_total = math.log(total_power(scratch, largest))
+                    token = lowest(counts, first_own)
                 else:
+                    scale = ONE / max(temperature, _LEAST_TEMPERATURE)
+                    total, mass = weigh(scratch, largest, scale)
+                    log_total = math.log(total)
                     if 0 < top_k < scratch.size or top_p < ONE:
-                        mass = truncate(scratch, largest, top_k, top_p, mass, box, counts)
-                    token = _pick(scratch, mass, uniform(seed, position), counts)
+                        mass = truncate(scratch, largest, top_k, top_p, mass)
+                    share = rounded_product(uniform(seed, position), mass)
+                    token = find(scratch, share, False, ZERO, True)
                 if thread == 0:
                     out[lane * ANSWER_WORDS] = np.uint32(token)
                     log_probability = log_probability_of(work[scratch.row + token], largest, log_total)
@@ -208,7 +151,7 @@ def make_answer(draws: bool) -> Any:
                 count = np.int64(batch[record + _TOP_COUNT])
                 if count > 0:
                     top = pool + batch[record + _TOP]
-                    list_top(scratch, largest, log_total, out, top, count, box, counts)
+                    list_top(scratch, largest, log_total, out, top, count)
         if thread == 0:
             out[lane * ANSWER_WORDS + 2] = np.uint32(1 if finite else 0)
 
@@ -216,15 +159,18 @@ def make_answer(draws: bool) -> Any:
 
 
 @functools.cache
-def make_score() -> Any:
+def make_score(threads: int) -> Any:
     """The kernel that puts down what the logits before a step gave the step's token, for the lanes that
     score.
 
     Arguments as for `make_answer`; at: (pool_at, first row, step).
     """
+    warps = threads // WARP
 
-    def score(batch: Any, work: Any, sums: Any, keys: Any, out: Any, plan: Any, at: Any) -> None:
-        box = cuda.shared.array((2, THREADS), types.float64)
+    def score(batch: Any, work: Any, keys: Any, out: Any, plan: Any, at: Any) -> None:
+        box = cuda.shared.array((SLOTS, warps), types.float64)
+        counts = cuda.shared.array((SLOTS, warps), types.int64)
+        shares = cuda.shared.array(PARTS, types.float64)
         pool, first, step = at
         number = np.int64(cuda.blockIdx.x)
         if first + number >= batch[batch[COUNTS_AT] + step]:
@@ -234,13 +180,13 @@ def make_score() -> Any:
         record = batch[RECORDS_AT] + lane * RECORD_WORDS
         if (batch[record + _SCORE] >> _SCORE_BIT) & 1 == 0:
             return
-        scratch = _scratch(work, sums, keys, plan, number)
-        largest, finite = largest_of(scratch, box)
+        scratch = _scratch(work, keys, box, counts, shares, plan, number, threads)
+        largest, finite, _ = largest_of(scratch)
         log_probability = np.float32(math.nan)
         if finite:
-            total, _ = weigh(scratch, largest, ONE, box)
+            log_total = math.log(total_power(scratch, largest))
             token = np.int64(batch[batch[INPUTS_AT] + batch[row + FIRST_INPUT] + step])
-            log_probability = log_probability_of(work[scratch.row + token], largest, math.log(total))
+            log_probability = log_probability_of(work[scratch.row + token], largest, log_total)
         if cuda.threadIdx.x == 0:
             if not -math.inf < log_probability < math.inf:
                 work[plan[BAD] + lane] = ONE

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from keepgate_kernels.cuda.answers import make_answer, make_score
-from keepgate_kernels.cuda.powers import THREADS as HEAD_THREADS
+from keepgate_kernels.cuda.layout import ROW_WARPS
 from keepgate_kernels.cuda.rows import THREADS as ROW_THREADS
 from keepgate_kernels.cuda.rows import make_feed, make_read, make_write
 from keepgate_kernels.cuda.sequence import SHAPE, make_sequence, shared_bytes
 from keepgate_kernels.cuda.step import make_step
-from keepgate_kernels.cuda.tiles import SHAPES, Shape, chunk_of, padded_k
+from keepgate_kernels.cuda.tiles import SHAPES, WARP, Shape, chunk_of, padded_k
 from keepgate_kernels.weights import PRECISIONS
 
 GATES = (1, 3, 4)
@@ -93,10 +93,19 @@ def entries() -> Iterator[Entry]:
             ROW_THREADS,
         )
     yield Entry("read", make_read, (("int32", 2), ("float32", 1), ("int64", 2), ("float32", 2)), ROW_THREADS)
-    head = (
-        *(("int32", 1), ("float32", 1), ("float64", 1), ("uint64", 1), ("uint32", 1), ("int64", 1)),
+    for threads in (WARP, ROW_WARPS * WARP):
+        yield from head_entries(threads).values()
+
+
+def head_entries(threads: int) -> dict[str, Entry]:
+    """The kernels of so many threads that take a row of logits, by what they do."""
+    arguments = (
+        *(("int32", 1), ("float32", 1), ("uint64", 1), ("uint32", 1), ("int64", 1)),
         ("at", 3),
     )
-    yield Entry("answer_drawn", partial(make_answer, True), head, HEAD_THREADS)
-    yield Entry("answer_plain", partial(make_answer, False), head, HEAD_THREADS)
-    yield Entry("score", make_score, head, HEAD_THREADS)
+    made = {
+        "answer_drawn": partial(make_answer, True, threads),
+        "answer_plain": partial(make_answer, False, threads),
+        "score": partial(make_score, threads),
+    }
+    return {task: Entry(f"{task}_{threads}", make, arguments, threads) for task, make in made.items()}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cuda import plan as p
-from keepgate_kernels.cuda.tiles import UNITS, blocks_of, padded_k
+from keepgate_kernels.cuda.tiles import UNITS, WARP, blocks_of, padded_k
 from keepgate_kernels.spec import CellKind, ModelSpec
 
 MOST_ROWS = 8192
@@ -45,8 +45,22 @@ Plan = NDArray[np.int64]
 ) = range(13)
 """A layer in `Layout.layers`: widths of h and c, then as in a plan; LAYER_FIRST: where h lies in a state."""
 
-VECTOR = 16
-"""Logits that are summed together."""
+MOST_OF_A_WARP = 1024
+"""Logits of a row that one warp works on; a longer row has ROW_WARPS."""
+ROW_WARPS = 8
+AT_ONCE = 4
+"""Numbers of a row that a thread reads before it does anything with them."""
+
+
+def row_threads(size: int) -> int:
+    """Threads that work on a row of so many logits, whatever its company."""
+    return WARP if size <= MOST_OF_A_WARP else ROW_WARPS * WARP
+
+
+def padded_row(size: int) -> int:
+    """Powers or ranks of a row: what its threads read at once divides it."""
+    turn = AT_ONCE * row_threads(size)
+    return -(-size // turn) * turn
 
 
 class Layout:
@@ -93,9 +107,7 @@ class Layout:
         wanted = max(LEAST_HEAD_ROWS, MOST_LOGITS // self.logit_stride // LEAST_HEAD_ROWS * LEAST_HEAD_ROWS)
         self.head_rows = min(wanted, -(-self.rows // LEAST_HEAD_ROWS) * LEAST_HEAD_ROWS)
         self.logits = self._work(self.head_rows * self.logit_stride)
-        vectors = -(-spec.head.size // VECTOR)
-        self.scratch = self._work(self.head_rows * 2 * vectors * VECTOR)
-        self.sum_size = self.head_rows * 2 * vectors
+        self.scratch = self._work(self.head_rows * 2 * padded_row(spec.head.size))
         self.key_size = self.head_rows << (spec.head.size - 1).bit_length()
 
     def _lay_out_sequences(self, spec: ModelSpec) -> None:

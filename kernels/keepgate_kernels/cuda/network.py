@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.answers import ANSWER_WORDS
-from keepgate_kernels.cuda.catalogue import Entry, entries, step_entry
+from keepgate_kernels.cuda.catalogue import Entry, entries, head_entries, step_entry
 from keepgate_kernels.cuda.launch import (
     Queue,
     architecture,
@@ -21,7 +21,7 @@ from keepgate_kernels.cuda.launch import (
     pinned,
     told,
 )
-from keepgate_kernels.cuda.layout import LAYER_SCALES, SEQUENCE_ROWS, Layout
+from keepgate_kernels.cuda.layout import LAYER_SCALES, SEQUENCE_ROWS, Layout, row_threads
 from keepgate_kernels.cuda.packing import Packed, Product, folds, pack
 from keepgate_kernels.cuda.sequences import LEAST_SEQUENCE_STEPS, SEQUENCE_LANES, Sequences
 from keepgate_kernels.cuda.slots import CudaSlots
@@ -56,13 +56,13 @@ class CudaNetwork:
             self._weights = self._queue.put(packed.weights)
             self._values = self._queue.put(packed.values)
             self._load_plans(packed)
-            self._sums = self._queue.array(self._layout.sum_size, np.float64)
             self._keys = self._queue.array(self._layout.key_size, np.uint64)
         by_name = {entry.name: entry for entry in entries()}
         draws = isinstance(spec.input, TokenInput)
         self._feed = by_name[f"feed_{precision}"]
-        self._answer = by_name["answer_drawn" if draws else "answer_plain"]
-        self._score = by_name["score"]
+        of_head = head_entries(row_threads(spec.head.size))
+        self._answer = of_head["answer_drawn" if draws else "answer_plain"]
+        self._score = of_head["score"]
         self._steps: dict[tuple[int, str], Entry] = {
             (gates, shape.name): step_entry(precision, gates, shape)
             for gates in (1, 3, 4)
@@ -267,7 +267,7 @@ class CudaNetwork:
         self._queue.launch(
             entry,
             (rows, 1),
-            *(self._batch, self.slots.work, self._sums, self._keys, self._out, self._head[1]),
+            *(self._batch, self.slots.work, self._keys, self._out, self._head[1]),
             (told_of[0], first, told_of[1]),
         )
 

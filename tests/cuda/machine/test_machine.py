@@ -217,6 +217,22 @@ def test_a_tile_of_bfloat16(machine: Machine) -> None:
         machine.launch(kernel, 1, 16, a.reshape(-1), b.reshape(-1), out.reshape(-1))
 
 
+def shuffles(source: Any, up: Any, across: Any) -> None:
+    lane = cuda.threadIdx.x
+    up[lane] = cuda.shfl_up_sync(0xFFFFFFFF, source[lane], 3)
+    across[lane] = cuda.shfl_xor_sync(0xFFFFFFFF, source[lane], 5)
+
+
+def test_lanes_take_numbers_of_each_other(machine: Machine) -> None:
+    source, up, across = np.arange(32, dtype=np.float32), np.zeros(32, np.float32), np.zeros(32, np.float32)
+    kernel = compiled(machine, shuffles, NUMBERS, NUMBERS, NUMBERS)
+    machine.launch(kernel, 1, 32, source, up, across)
+    assert up.tolist() == [0, 1, 2, *range(29)]
+    assert across.tolist() == [lane ^ 5 for lane in range(32)]
+    with pytest.raises(MachineError, match="a shuffle by 16 lanes"):
+        machine.launch(kernel, 1, 16, source, up, across)
+
+
 def meets(counter: Any, out: Any) -> None:
     """Every block waits for all others."""
     ptx.cooperative()

@@ -300,6 +300,19 @@ def _mma(kernel: Kernel, modifiers: list[str], operands: list[str]) -> str:
     return " ".join(code)
 
 
+def _shuffle(kernel: Kernel, modifiers: list[str], operands: list[str]) -> str:
+    how = {"sync.bfly.b32": ("SHUFFLE_XOR", 31), "sync.up.b32": ("SHUFFLE_UP", 0)}
+    if (name := ".".join(modifiers)) not in how:
+        raise UnknownError("shuffle")
+    target, _, there = operands[0].partition("|")
+    given, distance, bounds, members = (kernel.operand(operand, "b32") for operand in operands[1:])
+    whole = f"{members} == UINT32_MAX && {bounds} == {how[name][1]}"
+    code = f't->line = {kernel.line}; if (!({whole})) machine_fault(t, "a shuffle of part of a warp");'
+    code += f"t->fragments[0] = {given}; t->fragments[1] = {distance}; t->operation = {how[name][0]};"
+    code += kernel.wait("WARP") + kernel.assign(target, "t->fragments[2]", "b32")
+    return code + (kernel.assign(there, "t->fragments[3]", "pred") if there else "")
+
+
 HANDLERS: dict[str, Handler] = {
     **{name: _infix(sign) for name, sign in INFIX.items()},
     **{"bra": _branch, "ret": _end, "exit": _end, "mov": _move, "mul": _multiply, "mad": _multiply_add},
@@ -308,5 +321,5 @@ HANDLERS: dict[str, Handler] = {
     **{"neg": _negate, "not": _invert, "abs": _absolute, "fma": _fused, "rcp": _reciprocal},
     **{"setp": _compare, "selp": _select, "cvt": _convert, "ld": _load, "st": _store, "atom": _atomic},
     **{"bar": _barrier, "barrier": _barrier, "membar": _fence, "fence": _fence, "cp": _copy, "mma": _mma},
-    "cvta": _move,
+    **{"cvta": _move, "shfl": _shuffle},
 }

@@ -60,13 +60,23 @@ static void multiply(Thread **lanes, int operation) {
         }
 }
 
+static void shuffle(Thread **lanes, int operation) {
+    for (uint32_t lane = 0; lane < LANES; lane++) {
+        uint32_t *words = lanes[lane]->fragments;
+        const uint32_t distance = words[1], other = operation == SHUFFLE_XOR ? lane ^ distance : lane - distance;
+        words[3] = other < LANES;
+        words[2] = lanes[words[3] ? other : lane]->fragments[0];
+    }
+}
+
 static void release_warp(Block *block, uint32_t warp, Thread **lanes, uint32_t count) {
     const Thread *first = lanes[0];
     for (uint32_t lane = 1; lane < count; lane++)
         if (lanes[lane]->resume != first->resume) machine_fault(lanes[lane], "lanes of a warp are at different instructions for all of them");
     if (first->operation == SYNC) block->warp_epochs[warp]++;
-    else if (count != LANES) machine_fault(lanes[0], "mma by %u lanes", count);
-    else multiply(lanes, first->operation);
+    else if (count != LANES) machine_fault(lanes[0], "%s by %u lanes", first->operation < SHUFFLE_XOR ? "mma" : "a shuffle", count);
+    else if (first->operation < SHUFFLE_XOR) multiply(lanes, first->operation);
+    else shuffle(lanes, first->operation);
     for (uint32_t lane = 0; lane < count; lane++) lanes[lane]->state = AGAIN;
 }
 

@@ -9,7 +9,7 @@
 enum { SHARED, GLOBAL };
 /* Why `run` came back. WARP: at an instruction of all lanes, `operation`. AGAIN: what is polled may change. */
 enum { ENDED, BLOCK, WARP, AGAIN };
-enum { SYNC, MMA_BF16, MMA_INT8 };
+enum { SYNC, MMA_BF16, MMA_INT8, SHUFFLE_XOR, SHUFFLE_UP };
 
 typedef struct Copies Copies;
 typedef struct Block Block;
@@ -21,7 +21,9 @@ struct Thread {
     uint32_t number, dynamic_shared;
     uint32_t resume, line; /* where `run` goes on; line of the PTX, for errors */
     int state, operation;
-    uint32_t fragments[10]; /* of mma: a 4, b 2, c 4; the result takes c's place */
+    /* Of mma: a 4, b 2, c 4; the result takes c's place. Of a shuffle: what is given, the distance; what is
+       taken, and whether there is such a lane. */
+    uint32_t fragments[10];
     Copies *copies;
 };
 
