@@ -83,11 +83,11 @@ from support.cuda_runs import cuda_network
 from support.random_models import random_inputs, random_tensors, token_spec
 for precision in ("fp32", "bf16", "int8"):
     for kind in ("lstm", "gru", "rnn_relu", "gru_reset_before"):
-        spec = token_spec(kind, hidden=(40, 9))
+        spec = token_spec(kind, vocabulary=1025 if kind == "gru" else 11, hidden=(40, 9))
         network, lanes = cuda_network(spec, random_tensors(spec), slots=20, precision=precision), Lanes(spec)
         for sequence in random_inputs(spec, (20, 9)):
             slot = network.slots.allocate()
-            lanes.add(slot, sequence, position=9, sampling=Sampling(1.0), top_k=3, score=True)
+            lanes.add(slot, sequence, position=9, sampling=Sampling(1.0, 9, 0.9), top_k=3, score=True)
         network.step(lanes)
         lanes.clear()
         for slot in range(3):
