@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cuda.catalogue import entries
-from keepgate_kernels.cuda.launch import Queue, told
+from keepgate_kernels.cuda.launch import Queue, pinned, told
 from keepgate_kernels.cuda.layout import Layout
 from keepgate_kernels.cuda.tiles import ELEMENT
 from keepgate_kernels.slots import Slots
 from keepgate_kernels.spec import ModelSpec
+
+MOST_AT_ONCE = 64
+"""States that are read by one launch and one copy."""
 
 
 class CudaSlots(Slots):
@@ -34,6 +36,11 @@ class CudaSlots(Slots):
             self.operands = queue.array(layout.operand_size, ELEMENT[layout.precision])
             self.work = queue.array(layout.work_size, np.float32)
             self._layers = queue.put(layout.layers)
+            # What states pass through, from the host and back; two at least, to copy from slot to slot.
+            self._most = min(max(capacity, 2), MOST_AT_ONCE)
+            self._which, self._named = queue.array(2 * self._most, np.int32), pinned(2 * self._most, np.int32)
+            self._packed = queue.array(self._most * self._numbers, np.float32)
+            self._states = pinned(self._most * self._numbers, np.float32)
 
     def compile(self) -> None:
         """Compile what reads and writes states."""
@@ -46,39 +53,49 @@ class CudaSlots(Slots):
 
     def read_many(self, slots: NDArray[np.int64]) -> list[bytes]:
         """See `Slots.read_many`."""
-        if not len(slots):
-            return []
+        states: list[bytes] = []
         with self.lock, told("reading states"):
             self._queue.enter()
-            out = self._packed(slots)
-            packed = out.copy_to_host(stream=self._queue.stream)
-            self._queue.wait()
-        size = self.state_bytes
-        joined = np.ascontiguousarray(packed).astype("<f4", copy=False).tobytes()
-        return [joined[first : first + size] for first in range(0, len(joined), size)]
+            for first in range(0, len(slots), self._most):
+                group = slots[first : first + self._most]
+                self._name(group)
+                self._pack(len(group))
+                self._queue.download(self._states, self._packed, 0, len(group) * self._numbers)
+                self._queue.wait()
+                found = self._states[: len(group) * self._numbers].astype("<f4", copy=False)
+                states += [state.tobytes() for state in found.reshape(len(group), self._numbers)]
+        return states
 
-    def _packed(self, slots: NDArray[np.int64]) -> Any:
-        """Device memory with the states [B, numbers of a state]."""
-        queue = self._queue
-        which = queue.put(np.stack([slots, self.halves[slots]], axis=1).astype(np.int32))
-        out = queue.array(len(slots) * self._numbers, np.float32).reshape(len(slots), self._numbers)
-        queue.launch(self._read, (len(slots), 1), which, self.state, self._layers, out)
-        return out
+    def _name(self, slots: NDArray[np.int64]) -> None:
+        """Upload which slots are meant, with the half of each that is in use."""
+        named = self._named[: 2 * len(slots)]
+        named[::2], named[1::2] = slots, self.halves[slots]
+        self._queue.upload(self._which, self._named, len(named))
+
+    def _pack(self, count: int) -> None:
+        """The states of the first slots that are named, one after the other."""
+        packed = self._packed.reshape(self._most, self._numbers)
+        which = self._which.reshape(self._most, 2)
+        self._queue.launch(self._read, (count, 1), which, self.state, self._layers, packed)
+
+    def _unpack(self, place: int) -> None:
+        """The first state, into the slot that is named in that place."""
+        which = self._which[2 * place : 2 * place + 2].reshape(1, 2)
+        self._queue.launch(
+            *(self._write, (1, 1), which, self.state, self._layers, self._packed),
+            *(self._numbers, self.operands, self.work),
+        )
 
     def write(self, slot: int, state: bytes) -> None:
         """See `Slots.write`."""
         self._check_size(state)
         with self.lock, told("writing a state"):
             self._queue.enter()
-            self._unpack(slot, self._queue.put(np.frombuffer(state, "<f4").astype(np.float32)))
+            self._states[: self._numbers] = np.frombuffer(state, "<f4")
+            self._queue.upload(self._packed, self._states, self._numbers)
+            self._name(np.array([slot], np.int64))
+            self._unpack(0)
             self._queue.wait()
-
-    def _unpack(self, slot: int, source: Any) -> None:
-        which = self._queue.put(np.array([[slot, self.halves[slot]]], np.int32))
-        self._queue.launch(
-            *(self._write, (1, 1), which, self.state, self._layers, source),
-            *(self._numbers, self.operands, self.work),
-        )
 
     def _clear(self, slot: int) -> None:
         self.write(slot, bytes(self.state_bytes))
@@ -86,6 +103,7 @@ class CudaSlots(Slots):
     def _copy(self, source: int, target: int) -> None:
         with self.lock, told("copying a state"):
             self._queue.enter()
-            packed = self._packed(np.array([source], np.int64))
-            self._unpack(target, packed.reshape(self._numbers))
+            self._name(np.array([source, target], np.int64))
+            self._pack(1)
+            self._unpack(1)
             self._queue.wait()

@@ -66,3 +66,13 @@ def test_compile_leaves_the_slots_as_they_were() -> None:
     slot = network.slots.allocate()
     assert slot is not None
     assert not any(h.any() for h in network.hidden(slot))
+
+
+def test_more_states_than_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keepgate_kernels.cuda.slots.MOST_AT_ONCE", 2)
+    network = cuda_network(SPEC, random_tensors(SPEC), slots=5, precision="fp32")
+    slots = [network.slots.allocate() or 0 for _ in range(5)]
+    states = [np.full(SPEC.state_bytes // 4, slot + 1, "<f4").tobytes() for slot in slots]
+    for slot, state in zip(slots, states, strict=True):
+        network.slots.write(slot, state)
+    assert network.slots.read_many(np.array(slots[::-1])) == states[::-1]
