@@ -31,7 +31,8 @@ def test_a_kernel_compiles(entry: Entry, architecture: Architecture) -> None:
         assert used.stack_bytes == 0
     assert used.shared_bytes + entry.shared_bytes <= MOST_SHARED_BYTES
     assert used.shared_bytes <= OWN_SHARED_BYTES
-    assert used.shared_bytes % 64 == 0  # dynamic shared memory lies behind; rows of fp32 are swizzled in 64
+    if entry.shared_bytes:  # it lies behind; cp.async wants 16, and pieces of fp32 are swapped within 64
+        assert used.shared_bytes % 64 == 0
     blocks, _ = occupancy(entry, used, architecture)
     assert blocks >= 1
 
