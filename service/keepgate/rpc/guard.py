@@ -30,6 +30,7 @@ class CallGuard:
         self._limit = limit
         self._calls = Calls() if calls is None else calls
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._at_work: set[asyncio.Task[Any]] = set()  # those of them that do not tell their end yet
         self._cutting = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -43,9 +44,9 @@ class CallGuard:
         return len(self._tasks)
 
     def cut(self) -> None:
-        """End the calls in flight: the client gets a DrainingError."""
+        """End the calls in flight: the client gets a DrainingError. Those that tell their end go on."""
         self._cutting = True
-        for task in self._tasks:
+        for task in self._at_work:
             task.cancel()
 
     def around(self, server: grpc.aio.Server) -> Guarded:
@@ -62,22 +63,27 @@ class CallGuard:
         behaviour, build = kinds[handler.request_streaming, handler.response_streaming]
         noted = self._calls.method(method, KINDS[handler.request_streaming, handler.response_streaming])
         return build(
-            self._calls.watched(self._wrap(behaviour, method), noted),
+            self._calls.watched(self._wrap(behaviour, method, handler.response_streaming), noted),
             request_deserializer=counted_requests(tolerant(handler.request_deserializer, method), noted),
             response_serializer=counted_answers(handler.response_serializer, noted),
         )
 
-    def _wrap(self, behaviour: Behaviour, method: str) -> Behaviour:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    def _wrap(self, behaviour: Behaviour, method: str, streams: bool) -> Behaviour:
+        async def call(request: Any, context: Any) -> Any:
+            context = AnswerContext(context) if streams else context
             task = asyncio.current_task()
             if task is None:
                 raise RuntimeError("a call must run in a task")
             if len(self._tasks) >= self._limit:
                 await abort(context, to_status(CallsExhaustedError(self._limit)))
             self._tasks.add(task)
+            self._at_work.add(task)
             self._idle.clear()
             try:
-                return await behaviour(well_formed(request), context)
+                try:
+                    return await behaviour(well_formed(request), context)
+                finally:
+                    self._at_work.discard(task)
             except RequestError as error:
                 await abort(context, to_status(error))
             except (grpc.aio.AbortError, grpc.aio.InternalError):
@@ -94,6 +100,31 @@ class CallGuard:
                     self._idle.set()
 
         return call
+
+
+class AnswerContext:
+    """The context of a call that streams answers: no abort before the first of them is out.
+
+    With it go the call's headers, and grpc.aio notes that they went only when it comes back from writing. A
+    call that ended meanwhile would send them once more, and the client would not get its status.
+    """
+
+    def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._context = context
+        self._first: asyncio.Future[None] | None = None
+        self.read = context.read
+        self.write: Callable[[Any], Awaitable[None]] = self._write_first
+        self.invocation_metadata = context.invocation_metadata
+
+    async def _write_first(self, answer: Any) -> None:
+        self.write = self._context.write  # from now on there is nothing in between
+        self._first = asyncio.ensure_future(self._context.write(answer))
+        await asyncio.shield(self._first)
+
+    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> None:
+        if self._first is not None:
+            await asyncio.wait((self._first,))
+        await self._context.abort(code, details, trailing_metadata)
 
 
 class Guarded:
