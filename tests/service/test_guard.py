@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -19,32 +21,39 @@ from support.wire import DEADLINE, take_apart
 Behaviour = Callable[[CallGuard, Any], Awaitable[None]]
 
 
+@asynccontextmanager
+async def served(guard: CallGuard, behaviour: Behaviour) -> AsyncIterator[Any]:
+    """A stub of a server whose Generate behaves so."""
+
+    class Servicer(sequences_pb2_grpc.SequencesServicer):
+        async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:  # noqa: N802
+            await behaviour(guard, context)
+
+    server = grpc.aio.server()
+    sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
+        Servicer(), guard.around(server)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield sequences_pb2_grpc.SequencesStub(channel)  # type: ignore[no-untyped-call]
+        await asyncio.wait_for(guard.wait_idle(), DEADLINE)
+    finally:
+        await server.stop(None)
+
+
 def end_of(behaviour: Behaviour) -> tuple[list[int], str, str]:
     """The positions that a client reads from a call of this behaviour, and the error that it then gets; and
     the code that the server counts."""
     calls = Calls()
     guard = CallGuard(1, calls)
 
-    class Servicer(sequences_pb2_grpc.SequencesServicer):
-        async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:  # noqa: N802
-            await behaviour(guard, context)
-
     async def main() -> tuple[list[int], str]:
-        server = grpc.aio.server()
-        sequences_pb2_grpc.add_SequencesServicer_to_server(  # type: ignore[no-untyped-call]
-            Servicer(), guard.around(server)
-        )
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
         positions: list[int] = []
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                stub = sequences_pb2_grpc.SequencesStub(channel)  # type: ignore[no-untyped-call]
-                with pytest.raises(grpc.RpcError) as caught:
-                    await read(stub.Generate(pb.GenerateRequest(), timeout=DEADLINE), positions)
-            await asyncio.wait_for(guard.wait_idle(), DEADLINE)
-        finally:
-            await server.stop(None)
+        async with served(guard, behaviour) as stub:
+            with pytest.raises(grpc.RpcError) as caught:
+                await read(stub.Generate(pb.GenerateRequest(), timeout=DEADLINE), positions)
         status = rpc_status.from_call(caught.value)
         assert status is not None, f"no details: {caught.value}"
         return positions, take_apart(status).reason
@@ -93,3 +102,29 @@ def test_a_call_that_tells_its_end_is_not_cut_off() -> None:
         raise ModelNotFoundError("none", "", "")
 
     assert end_of(fail) == ([], "MODEL_NOT_FOUND", "NOT_FOUND")
+
+
+def test_an_answer_that_fails_when_nobody_waits_for_it() -> None:
+    """As when a client leaves. Nothing is said of it: it is no fault."""
+    said: list[dict[str, Any]] = []
+
+    async def answer(guard: CallGuard, context: Any) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(DEADLINE)
+        finally:  # the client has left
+            writer = asyncio.ensure_future(context.write(pb.GenerateResponse()))
+            await asyncio.sleep(0)
+            writer.cancel()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
+        async with served(CallGuard(1), answer) as stub:
+            call = stub.Generate(pb.GenerateRequest(), timeout=DEADLINE)
+            await asyncio.wait_for(begun.wait(), DEADLINE)
+            call.cancel()
+        gc.collect()
+
+    begun = asyncio.Event()
+    asyncio.run(main())
+    assert said == []

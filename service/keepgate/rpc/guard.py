@@ -119,12 +119,19 @@ class AnswerContext:
     async def _write_first(self, answer: Any) -> None:
         self.write = self._context.write  # from now on there is nothing in between
         self._first = asyncio.ensure_future(self._context.write(answer))
+        self._first.add_done_callback(_heard)
         await asyncio.shield(self._first)
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> None:
         if self._first is not None:
             await asyncio.wait((self._first,))
         await self._context.abort(code, details, trailing_metadata)
+
+
+def _heard(written: asyncio.Future[None]) -> None:
+    """What failed has been heard of, though nobody may wait for it any more."""
+    if not written.cancelled():
+        written.exception()
 
 
 class Guarded:
