@@ -5,59 +5,12 @@ from __future__ import annotations
 import threading
 
 import keepgate_kernels.cpu.network as network_module
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from keepgate_kernels import PRECISIONS, CellKind, Lanes, ModelSpec, Network, Sampling
+from keepgate_kernels import PRECISIONS, CellKind, ModelSpec, Network
+from support.bits import Bits, answers
 from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
-
-SAMPLING = Sampling(temperature=0.9, top_k=7, top_p=0.95, seed=2**63 + 5)
-
-
-Bits = tuple[bytes, bytes, int, float]
-"""State, pooled answers, token and log-probability of a sequence."""
-
-
-def answers(network: Network, sequences: np.ndarray, batch: int, steps: int) -> list[Bits]:
-    """Run every sequence from zero, `batch` lanes and `steps` inputs at a time; the final bits of each."""
-    results = []
-    for first in range(0, len(sequences), batch):
-        group = sequences[first : first + batch]
-        slots = [network.slots.allocate() for _ in group]
-        lanes = Lanes(network.spec)
-        takes_tokens = lanes.takes_tokens
-        scores = [b""] * len(group)
-        for begin in range(0, group.shape[1], steps):
-            lanes.clear()
-            for slot, sequence in zip(slots, group, strict=True):
-                assert slot is not None
-                part = sequence[begin : begin + steps]
-                lanes.add(
-                    slot,
-                    part,
-                    position=begin + len(part),
-                    sampling=SAMPLING,
-                    score=takes_tokens,
-                    top_k=min(5, network.spec.head.size) if takes_tokens else 0,
-                    logits=takes_tokens,
-                )
-            network.step(lanes)
-            if takes_tokens:
-                scores = [known + lanes.scores(lane).tobytes() for lane, known in enumerate(scores)]
-        for lane, slot in enumerate(slots):
-            assert slot is not None
-            state = b"".join(h.tobytes() for h in network.hidden(slot))
-            state += network.slots.read(slot)
-            token, log_probability = lanes.token(lane), lanes.log_probability(lane)
-            if takes_tokens:
-                tokens, log_probabilities = lanes.top(lane)
-                pooled = lanes.logits(lane).tobytes() + tokens.tobytes() + log_probabilities.tobytes()
-            else:
-                pooled = lanes.outputs(lane).tobytes()
-            results.append((state, pooled + scores[lane], token, log_probability))
-            network.slots.release(slot)
-    return results
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -22,14 +22,11 @@ from keepgate_kernels import (
     packed_bytes,
     reference,
 )
+from support.checks import LOOSE, WITH_CELL_STATE, check_exact, check_zeros
 from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
-from support.rounding import exact_numbers, rounded
-from support.states import get, put
+from support.rounding import rounded
 
-CLOSE = 5e-6
-LOOSE = {"fp32": 2e-5, "bf16": 0.03, "int8": 0.08}
 REDUCED = ("bf16", "int8")
-WITH_CELL_STATE = (CellKind.LSTM, CellKind.CIFG)
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,29 +42,7 @@ WITH_CELL_STATE = (CellKind.LSTM, CellKind.CIFG)
 def test_a_step_from_exact_numbers(
     kind: CellKind, precision: str, hidden: int, size: int, lanes: int, options: dict[str, Any], seed: int
 ) -> None:
-    spec = feature_spec(kind, size=size, hidden=(hidden,), **(options if kind in WITH_CELL_STATE else {}))
-    tensors = random_tensors(spec, seed)
-    seen = rounded(spec, tensors, precision)
-    network = Network(spec, tensors, slots=lanes, precision=precision)
-    batch = Lanes(spec)
-    inputs, states = (
-        exact_numbers((lanes, size), precision, seed),
-        exact_numbers((lanes, hidden), precision, seed + 1),
-    )
-    cells = np.random.default_rng(seed).standard_normal((lanes, hidden)).astype(np.float32)
-    for lane in range(lanes):
-        slot = network.slots.allocate()
-        assert slot == lane
-        put(network.slots, slot, [(states[lane], cells[lane] if kind in WITH_CELL_STATE else [])])
-        batch.add(slot, inputs[lane][None], position=1, sampling=Sampling())
-    network.step(batch)
-    for lane in range(lanes):
-        c = cells[lane].astype(np.float64) if kind in WITH_CELL_STATE else np.zeros(0)
-        outputs, ((h, c),) = reference.step(spec, seen, [(states[lane].astype(np.float64), c)], inputs[lane])
-        np.testing.assert_allclose(network.hidden(lane)[0], h, atol=CLOSE, rtol=CLOSE)
-        if kind in WITH_CELL_STATE:
-            np.testing.assert_allclose(get(spec, network.slots, lane)[0][1], c, atol=CLOSE, rtol=CLOSE)
-        np.testing.assert_allclose(batch.outputs(lane), outputs, atol=LOOSE[precision])
+    check_exact(Network, kind, precision, hidden=hidden, size=size, lanes=lanes, options=options, seed=seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -143,15 +118,4 @@ def test_an_unknown_precision_is_refused() -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_row_of_zeros_and_an_output_without_weights(precision: str) -> None:
-    """Scales of zero must not become divisions by zero."""
-    spec = feature_spec(CellKind.GRU, hidden=(5,))
-    tensors = random_tensors(spec)
-    tensors["layers.0.weight_ih"][2] = 0.0
-    tensors["head.weight"][:] = 0.0
-    network = Network(spec, tensors, slots=1, precision=precision)
-    lanes = Lanes(spec)
-    lanes.add(network.slots.allocate() or 0, np.zeros((1, 3), np.float32), position=1, sampling=Sampling())
-    network.step(lanes)
-    np.testing.assert_array_equal(lanes.outputs(0), tensors["head.bias"])
-    _, ((h, _),) = reference.run(spec, tensors, np.zeros((1, 3)))
-    np.testing.assert_allclose(network.hidden(0)[0], h, atol=CLOSE)
+    check_zeros(Network, precision)

@@ -1,4 +1,5 @@
-"""Running sequences through a network on a CUDA device, or in its simulator, beside the oracle."""
+"""Running sequences through a network on a CUDA device, or on the machine for PTX, beside the
+oracle."""
 
 from __future__ import annotations
 

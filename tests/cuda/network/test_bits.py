@@ -3,52 +3,12 @@ inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import pytest
-from keepgate_kernels import PRECISIONS, CellKind, Lanes, ModelSpec, Network, Sampling
+from keepgate_kernels import PRECISIONS, CellKind, ModelSpec
 from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SMALL
+from support.bits import answers
 from support.cuda_runs import cuda_network
 from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
-
-SAMPLING = Sampling(temperature=0.9, top_k=7, top_p=0.95, seed=2**63 + 5)
-
-Bits = tuple[bytes, bytes, int, float]
-
-
-def answers(network: Network, sequences: Sequence[np.ndarray], batch: int, steps: int) -> list[Bits]:
-    """State, pooled answers, token and its log-probability after each sequence, run from zero."""
-    results: list[Bits] = []
-    for first in range(0, len(sequences), batch):
-        group = sequences[first : first + batch]
-        slots = [network.slots.allocate() or 0 for _ in group]
-        lanes = Lanes(network.spec)
-        tokens = lanes.takes_tokens
-        scores = [b""] * len(group)
-        for begin in range(0, len(group[0]), steps):
-            lanes.clear()
-            for slot, sequence in zip(slots, group, strict=True):
-                part = sequence[begin : begin + steps]
-                lanes.add(
-                    slot,
-                    part,
-                    position=begin + len(part),
-                    sampling=SAMPLING,
-                    score=tokens,
-                    top_k=3 if tokens else 0,
-                    logits=tokens,
-                )
-            network.step(lanes)
-            if tokens:
-                scores = [known + lanes.scores(lane).tobytes() for lane, known in enumerate(scores)]
-        for lane, slot in enumerate(slots):
-            pooled = scores[lane] if tokens else lanes.outputs(lane).tobytes()
-            if tokens:
-                pooled += lanes.logits(lane).tobytes() + b"".join(part.tobytes() for part in lanes.top(lane))
-            results.append((network.slots.read(slot), pooled, lanes.token(lane), lanes.log_probability(lane)))
-            network.slots.release(slot)
-    return results
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

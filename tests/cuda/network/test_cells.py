@@ -9,18 +9,16 @@ import pytest
 from keepgate_kernels import PRECISIONS, CellKind, Lanes, Sampling, reference
 from keepgate_kernels.cuda import packing
 from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SMALL, Shape
+from support.checks import WITH_CELL_STATE, check_exact, check_zeros
 from support.cuda_runs import check, cuda_network
 from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
-from support.rounding import exact_numbers, rounded
-from support.states import get, put
+from support.states import put
 
-WITH_CELL_STATE = (CellKind.LSTM, CellKind.CIFG)
 OPTIONS: list[dict[str, Any]] = [
     {"peepholes": True, "cell_clip": 0.25},
     {"projection": 5},
     {"peepholes": True, "projection": 19},
 ]
-CLOSE = 5e-6
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -116,42 +114,12 @@ def test_lanes_of_different_lengths() -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", [kind for kind in CellKind if kind is not CellKind.GRU_RESET_BEFORE])
 def test_a_step_from_exact_numbers(kind: CellKind, precision: str) -> None:
-    """From inputs and states that the precision holds, only float32 is rounded: as close as fp32 is."""
-    spec = feature_spec(kind, size=13, hidden=(21,))
-    tensors = random_tensors(spec, 3)
-    seen = rounded(spec, tensors, precision)
-    network = cuda_network(spec, tensors, slots=2, precision=precision)
-    inputs, states = exact_numbers((2, 13), precision, 1), exact_numbers((2, 21), precision, 2)
-    cells = np.random.default_rng(3).standard_normal((2, 21 if kind in WITH_CELL_STATE else 0))
-    lanes = Lanes(spec)
-    for lane in range(2):
-        slot = network.slots.allocate()
-        assert slot == lane
-        put(network.slots, slot, [(states[lane], cells[lane])])
-        lanes.add(slot, inputs[lane][None], position=1, sampling=Sampling())
-    network.step(lanes)
-    for lane in range(2):
-        c32 = cells[lane].astype(np.float32).astype(np.float64)
-        _, ((h, c),) = reference.step(spec, seen, [(states[lane].astype(np.float64), c32)], inputs[lane])
-        found_h, found_c = get(spec, network.slots, lane)[0]
-        np.testing.assert_allclose(found_h, h, atol=CLOSE, rtol=CLOSE)
-        np.testing.assert_allclose(found_c, c, atol=CLOSE, rtol=CLOSE)
+    check_exact(cuda_network, kind, precision, hidden=21, size=13, lanes=2)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_row_of_zeros_and_an_output_without_weights(precision: str) -> None:
-    """Scales of zero must not become divisions by zero."""
-    spec = feature_spec(CellKind.GRU, hidden=(5,))
-    tensors = random_tensors(spec)
-    tensors["layers.0.weight_ih"][2] = 0.0
-    tensors["head.weight"][:] = 0.0
-    network = cuda_network(spec, tensors, slots=1, precision=precision)
-    lanes = Lanes(spec)
-    lanes.add(network.slots.allocate() or 0, np.zeros((1, 3), np.float32), position=1, sampling=Sampling())
-    network.step(lanes)
-    np.testing.assert_array_equal(lanes.outputs(0), tensors["head.bias"])
-    _, ((h, _),) = reference.run(spec, tensors, np.zeros((1, 3)))
-    np.testing.assert_allclose(network.hidden(0)[0], h, atol=CLOSE)
+    check_zeros(cuda_network, precision)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
