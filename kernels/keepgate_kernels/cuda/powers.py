@@ -74,12 +74,19 @@ def exp_nonpositive(x: Any) -> Any:
 
 
 @device_function
-def put(target: Any, slot: Any, number: Any) -> None:
-    """Give a number of each thread to be added up, in a slot of `box` or `counts`; a barrier must follow."""
-    distance = WARP // 2
+def summed(number: Any, lanes: Any) -> Any:
+    """The sum of a number of each of `lanes` lanes side by side, a power of two of them."""
+    distance = lanes // 2
     while distance > 0:
         number += cuda.shfl_xor_sync(ALL_LANES, number, distance)
         distance //= 2
+    return number
+
+
+@device_function
+def put(target: Any, slot: Any, number: Any) -> None:
+    """Give a number of each thread to be added up, in a slot of `box` or `counts`; a barrier must follow."""
+    number = summed(number, WARP)
     if cuda.threadIdx.x & _LAST_LANE == 0:
         target[slot, cuda.threadIdx.x >> _LANE_BITS] = number
 

@@ -13,7 +13,6 @@ from numba import cuda
 
 from keepgate_kernels.cuda.layout import AT_ONCE
 from keepgate_kernels.cuda.powers import (
-    ALL_LANES,
     LOWEST,
     ONE,
     OUT,
@@ -21,6 +20,7 @@ from keepgate_kernels.cuda.powers import (
     lies_in,
     put,
     read_logits,
+    summed,
     taken,
 )
 from keepgate_kernels.cuda.ptx import as_float, as_word, rounded_product
@@ -159,10 +159,7 @@ def find(scratch: Any, target: Any, of_ties: Any, bound: Any, by_mass: Any) -> A
         for token in range(first + lane, min(first + share, begin + length), lanes):
             if not of_ties or scratch.work[at64(scratch.ranks + token)] == bound:
                 total += np.float64(scratch.work[at64(scratch.powers + token)]) if by_mass else 1.0
-        distance = lanes // 2
-        while distance > 0:
-            total += cuda.shfl_xor_sync(ALL_LANES, total, distance)
-            distance //= 2
+        total = summed(total, lanes)
         if lane == 0:
             scratch.shares[part] = total
         cuda.syncthreads()
