@@ -109,7 +109,8 @@ def make_finish(precision: str, gates: int) -> Any:
     """finish(memory, plan, row, unit, start, sums, at, step) for kinds with that many gates.
 
     plan: an `Outcome`. start: where in values the sums start from, that of the first group, the next a width
-    on. sums: the products, the first group's at `at`, the next `step` on.
+    on. sums: the products, the first group's at `at`, the next `step` on. Returns what it made: the new h, a
+    gate times h, or a number of the head.
     """
     rounded = make_rounded(precision)
 
@@ -135,14 +136,14 @@ def make_finish(precision: str, gates: int) -> Any:
             put(memory, plan, row, unit, h)
 
     @device_function
-    def one(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> None:
+    def one(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> Any:
         """An RNN, the second product of a GRU, a projection or a head."""
         work = memory.work
         kind = plan.kind
         total = memory.values[at64(start)] + sums[at64(at)]
         if kind == HEAD:
             work[at64(plan.work_base + plan.work_stride * row.number + unit)] = total
-            return
+            return total
         if kind == RNN_TANH:
             total = tanh_of(total)
         elif kind == RNN_RELU:
@@ -152,9 +153,10 @@ def make_finish(precision: str, gates: int) -> Any:
             z, n = sigmoid_of(work[at64(place)]), tanh_of(work[at64(place + plan.width)] + sums[at64(at)])
             total = cuda.fma(z, _old_h(memory, plan, row, unit) - n, n)
         put(memory, plan, row, unit, total)
+        return total
 
     @device_function
-    def three(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> None:
+    def three(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> Any:
         """A GRU, whose sums are n from x, r, z, n from h; or a CIFG's f, g, o."""
         kind = plan.kind
         first = memory.values[at64(start)] + sums[at64(at)]
@@ -163,11 +165,13 @@ def make_finish(precision: str, gates: int) -> Any:
         if kind == GRU:
             from_h = memory.values[at64(start + 3 * plan.width)] + sums[at64(at + 3 * step)]
             n = tanh_of(cuda.fma(sigmoid_of(second), from_h, first))
-            put(memory, plan, row, unit, cuda.fma(sigmoid_of(third), _old_h(memory, plan, row, unit) - n, n))
+            h = cuda.fma(sigmoid_of(third), _old_h(memory, plan, row, unit) - n, n)
+            put(memory, plan, row, unit, h)
         elif kind == GRU_RESET:
             place = plan.work_base + plan.work_stride * row.number + unit
             memory.work[at64(place)], memory.work[at64(place + plan.width)] = third, first
-            put_row(memory, plan, row, unit, sigmoid_of(second) * _old_h(memory, plan, row, unit))
+            h = sigmoid_of(second) * _old_h(memory, plan, row, unit)
+            put_row(memory, plan, row, unit, h)
         else:
             values, options, width = memory.values, plan.options, plan.width
             place = plan.cell_base + plan.cell_stride * row.slot + unit
@@ -179,10 +183,12 @@ def make_finish(precision: str, gates: int) -> Any:
                 c = clamp(c, values[at64(options + 2 * width + unit)])
                 third = cuda.fma(values[at64(options + width + unit)], c, third)
             memory.state[at64(place)] = c
-            put_shown(memory, plan, row, unit, shown(third, c))
+            h = shown(third, c)
+            put_shown(memory, plan, row, unit, h)
+        return h
 
     @device_function
-    def four(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> None:
+    def four(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> Any:
         """An LSTM: i, f, g, o."""
         values = memory.values
         i = memory.values[at64(start)] + sums[at64(at)]
@@ -200,6 +206,8 @@ def make_finish(precision: str, gates: int) -> Any:
             c = clamp(c, values[at64(options + 3 * width + unit)])
             o = cuda.fma(values[at64(options + 2 * width + unit)], c, o)
         memory.state[at64(place)] = c
-        put_shown(memory, plan, row, unit, shown(o, c))
+        h = shown(o, c)
+        put_shown(memory, plan, row, unit, h)
+        return h
 
     return {1: one, 3: three, 4: four}[gates]

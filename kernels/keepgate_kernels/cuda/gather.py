@@ -44,6 +44,12 @@ def row_of(batch: Any, rows_at: Any, index: Any, first: Any, step: Any) -> Any:
 
 
 @device_function
+def later(row: Any, steps: Any) -> Any:
+    """The same row so many steps later."""
+    return Row(row.number, row.slot, row.lane, row.phase ^ (steps & 1), row.given + steps)
+
+
+@device_function
 def place_of(kind: Any, base: Any, half: Any, stride: Any, row: Any) -> Any:
     """Where what belongs to a row begins: see `plan.OLD` and on."""
     which, number = row.phase & 1, row.slot

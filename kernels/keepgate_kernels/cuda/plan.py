@@ -95,8 +95,8 @@ row's number in the tick."""
 HEADER = 16
 LANES, ROWS_AT, RECORDS_AT, INPUTS_AT, COUNTS_AT, ARRIVED = range(6)
 """Words at the head of a batch: lanes, and where in it the table of rows, the lanes' records, inputs and the
-counts of rows alive at each step lie; ARRIVED
-counts the thread blocks that came to a barrier of their grid."""
+counts of rows alive at each step lie; ARRIVED counts the thread blocks that came to a barrier of their
+grid."""
 
 SLOT, FIRST_INPUT, LANE_OF, STEPS = range(4)
 ROW_WORDS = 4

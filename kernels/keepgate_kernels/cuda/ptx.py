@@ -171,8 +171,25 @@ def rounded_product(typing, a, b):
 
 
 @intrinsic
-def load_shared_by_all(typing, array, at):
-    """An int32 of global memory, as the last thread block that wrote it left it."""
+def add_released(typing, array, at, value):
+    """Add to an int32 of global memory.
+
+    Who sees that with `load_acquired` sees all that this thread wrote before, and what others wrote before it
+    met them at a barrier (PTX ISA 8, chapter 8: causality order).
+    """
+
+    def generate(context, builder, signature, args):
+        pointer = builder.ptrtoint(_element(context, builder, signature.args[0], args[0], args[1]), _I64)
+        code = "red.release.gpu.global.add.u32 [$0], $1;"
+        _asm(builder, ir.VoidType(), code, "l,r,~{memory}", [pointer, args[2]], True)
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int32), generate
+
+
+@intrinsic
+def load_acquired(typing, array, at):
+    """An int32 of global memory that `add_released` adds to."""
 
     def generate(context, builder, signature, args):
         pointer = builder.ptrtoint(_element(context, builder, signature.args[0], args[0], args[1]), _I64)

@@ -1,8 +1,10 @@
 """Many steps of a few rows in one launch, for a layer whose products with x have been made beforehand.
 
 Every thread block keeps the recurrent weights of its units in shared memory from the first step to the
-last. After a step all blocks of the grid meet, and read of the new h what the others made. Sums are added
-in the order of `step`, so bits are those of as many single steps.
+last. After a step all blocks of the grid meet, and read of the new h what the others made. The L1 cache is
+empty then, so what does not change from step to step is kept in registers, what the next step's sums start
+from is read while this one is computed, and a step begins with reading h. Sums are added in the order of
+`step`, so bits are those of as many single steps.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from keepgate_kernels.cuda.finish import Memory, made_place, make_finish, outcome_of
-from keepgate_kernels.cuda.gather import place_of, row_of
+from keepgate_kernels.cuda.finish import Memory, make_finish, outcome_of
+from keepgate_kernels.cuda.gather import Row, later, place_of, row_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
     ARRIVED,
@@ -50,8 +52,8 @@ from keepgate_kernels.cuda.product import (
     tile_pieces,
 )
 from keepgate_kernels.cuda.ptx import WORD, address_of, commit, shared_address, waiting
-from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
-from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, int32
+from keepgate_kernels.cuda.rounding import BOUNDED_SCALE, LEVELS, make_rounded
+from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, device_function, int32
 from keepgate_kernels.cuda.tiles import CHUNK_WORDS, SMALL, TILE_WORDS, UNITS, WARP, chunk_of, sum_groups
 from keepgate_kernels.cuda.warp import sync_grid, sync_warp
 
@@ -79,7 +81,7 @@ def make_sequence(precision: str, gates: int) -> Any:
     own_tile_pieces = tile_pieces(gates, SHAPE)
     piece_size, chunk_size = chunk_of(precision) // QUADS, chunk_of(precision)
     multiply, fold = make_multiply(precision, gates, SHAPE), make_fold(precision, gates, SHAPE)
-    finish, groups = make_finish(precision, gates), sum_groups(gates)
+    finish, groups, rounded = make_finish(precision, gates), sum_groups(gates), make_rounded(precision)
     wait = waiting(0)
     threads, split, rows = SHAPE.threads, SHAPE.split, SHAPE.rows
     across = SHAPE.blocks_across(gates)
@@ -87,10 +89,33 @@ def make_sequence(precision: str, gates: int) -> Any:
     weight_words, row_words = tiles_across * TILE_WORDS, rows * CHUNK_WORDS
     chunk_words = weight_words + row_words
     chunk_step, starts = chunk_words * WORD, make_starts(precision)
-    own_sums = tiles_across * 4
+    own_sums, down = tiles_across * 4, threads // units
+    own_units = rows // down
+    own_begun = own_units * groups
     quantised = precision == "int8"
     number = np.int32 if quantised else np.float32
     zero = number(0)
+
+    @device_function
+    def read_begun(
+        begun: Any, work: Any, outcome: Any, first: Any, count: Any, thread: Any, unit: Any, units_of: Any
+    ) -> None:
+        """What the thread's sums of a step start from, [own rows, groups]. first: the step's first row."""
+        for index in range(own_units):
+            row = thread // units + index * down
+            place = outcome.work_base + outcome.work_stride * (first + row) + unit
+            for group in range(groups):
+                begun[index * groups + group] = np.float32(0)
+                if outcome.work_base != ABSENT and row < count and unit < units_of:
+                    begun[index * groups + group] = work[at64(place + group * outcome.width)]
+
+    @device_function
+    def begin(begun: Any, numbers: Any, own_at: Any) -> None:
+        """Have the thread's sums start from that. own_at: where the first of them is."""
+        for index in range(own_units):
+            for group in range(groups):
+                own_place = own_at + index * down * stride + group * units
+                numbers[at32(own_place)] = begun[index * groups + group]
 
     def sequence(
         batch: Any, state: Any, operands: Any, weights: Any, values: Any, work: Any, plan: Any, at: Any
@@ -99,8 +124,15 @@ def make_sequence(precision: str, gates: int) -> Any:
         numbers = cuda.shared.array(0, types.float32)
         scales = cuda.shared.array(rows, types.float32)
         sums = cuda.local.array(own_sums, number)
+        begun = cuda.local.array(own_begun, types.float32)
         sources = cuda.local.array(own_row_pieces, types.int64)
+        next_sources = cuda.local.array(own_row_pieces, types.int64)
         sizes = cuda.local.array(own_row_pieces, types.int32)
+        slots = cuda.local.array(own_units, types.int32)
+        lane_numbers = cuda.local.array(own_units, types.int32)
+        phases = cuda.local.array(own_units, types.int32)
+        givens = cuda.local.array(own_units, types.int32)
+        start_places = cuda.local.array(own_units, types.int64)
         tile_sources = cuda.local.array(own_tile_pieces, types.int64)
         first_step, steps, arrivals = at
         thread = cuda.threadIdx.x & (threads - 1)  # as it is; so the compiler knows that it is not negative
@@ -124,7 +156,7 @@ def make_sequence(precision: str, gates: int) -> Any:
         tiles = width // UNITS * gates - first_tile
         tiles_at = plan[H_WEIGHTS] + first_tile * chunks * TILE_WORDS
         scale_at = plan[H_WEIGHT_SCALES] + first_tile * UNITS
-        shift = 1 if plan[KIND] == GRU else 0
+        shift, plan_scratch, last_step = 1 if plan[KIND] == GRU else 0, plan[SCRATCH], first_step + steps - 1
         aim_tiles(tile_sources, lane, weights, tiles_at, tiles, group * own, chunks)
         to = int32(rows_to + row_words * WORD)
         for chunk in range(own):
@@ -135,31 +167,45 @@ def make_sequence(precision: str, gates: int) -> Any:
             sums[index] = zero
         if thread < rows:
             scales[thread] = BOUNDED_SCALE
+        count = batch[at64(counts_at + first_step)]  # no step has more
+        for index in range(own_row_pieces):
+            piece = index * WARP + lane
+            sources[index] = next_sources[index] = address_of(operands, 0)
+            if piece // QUADS < count:
+                row = row_of(batch, rows_at, piece // QUADS, 0, first_step)
+                part = group * own * chunk_size + piece % QUADS * piece_size
+                place = place_of(h_place, h_base, h_half, h_stride, row)
+                sources[index] = address_of(operands, place + part)
+                place = place_of(h_place, h_base, h_half, h_stride, later(row, 1))
+                next_sources[index] = address_of(operands, place + part)
+        for index in range(own_units):
+            if thread // units + index * down < count:
+                row = row_of(batch, rows_at, thread // units + index * down, 0, first_step)
+                slots[index], lane_numbers[index] = int32(row.slot), int32(row.lane)
+                phases[index], givens[index] = int32(row.phase), int32(row.given)
+        own_sums_at = sums_at + thread // units * stride + column
+        read_begun(begun, work, outcome, 0, count, thread, unit, units_of)
+        begin(begun, numbers, own_sums_at)
         for turn in range(steps):
-            now = first_step + turn
-            count = batch[at64(counts_at + now)]
             for index in range(own_row_pieces):
-                piece = index * WARP + lane
-                place, sizes[index] = np.int64(0), int32(0)
-                if piece // QUADS < count:
-                    row = row_of(batch, rows_at, piece // QUADS, 0, now)
-                    place = place_of(h_place, h_base, h_half, h_stride, row)
-                    place += group * own * chunk_size + piece % QUADS * piece_size
-                    sizes[index] = int32(16)
-                sources[index] = address_of(operands, place)
+                sizes[index] = int32(16) if (index * WARP + lane) // QUADS < count else int32(0)
             to = rows_to
             for chunk in range(own):
                 fetch_rows(words, to, operands, sources, sizes, chunk)
                 to = int32(to + chunk_step)
             commit()
-            # Until the rows have come: what the sums start from.
-            for index in range(thread // units, rows, threads // units):
-                kept = outcome.work_base + outcome.work_stride * (turn * lanes + index) + unit
-                for group_of in range(groups):
-                    start = np.float32(0)
-                    if outcome.work_base != ABSENT and index < count and unit < units_of:
-                        start = work[at64(kept + group_of * width)]
-                    numbers[at32(sums_at + index * stride + group_of * units + column)] = start
+            for index in range(own_row_pieces):
+                sources[index], next_sources[index] = next_sources[index], sources[index]
+            following = min(first_step + turn + 1, last_step)
+            next_count = batch[at64(counts_at + following)]
+            read_begun(
+                begun, work, outcome, (following - first_step) * lanes, next_count, thread, unit, units_of
+            )
+            for index in range(own_units):
+                start_places[index] = start_at
+                if start_stride != 0 and thread // units + index * down < count:
+                    token = batch[at64(inputs_at + (givens[index] + turn))]
+                    start_places[index] += start_stride * np.int64(token)
             wait()
             sync_warp()
             rows_of, tiles_of = own_rows_at, own_tiles_at
@@ -171,17 +217,23 @@ def make_sequence(precision: str, gates: int) -> Any:
                 if turn_of == group:
                     fold(numbers, sums_at, shift, 0, 0, lane, sums, scales, 0, values, scale_at, tiles)
             cuda.syncthreads()
-            if unit < units_of:
-                for index in range(thread // units, count, threads // units):
-                    row = row_of(batch, rows_at, index, 0, now)
-                    start = start_at
-                    if start_stride != 0:
-                        start += start_stride * np.int64(batch[at64(inputs_at + row.given)])
-                    own_place = sums_at + index * stride + column
-                    finish(memory, outcome, row, unit, start, numbers, own_place, units)
-                    kept = plan[SCRATCH] + outcome.out_stride * (turn * lanes + index)
-                    made = made_place(outcome, row)
-                    operands[at64(kept + unit)] = operands[at64(made + unit)]
+            for index in range(own_units):
+                own_row = thread // units + index * down
+                if own_row < count and unit < units_of:
+                    row = Row(
+                        np.int64(own_row),
+                        np.int64(slots[index]),
+                        np.int64(lane_numbers[index]),
+                        np.int64(phases[index]),
+                        np.int64(givens[index]),
+                    )
+                    row, start = later(row, turn), start_places[index]
+                    own_place = own_sums_at + index * down * stride
+                    h = finish(memory, outcome, row, unit, start, numbers, own_place, units)
+                    kept = plan_scratch + outcome.out_stride * (turn * lanes + own_row)
+                    operands[at64(kept + unit)] = rounded(h, LEVELS)
+            begin(begun, numbers, own_sums_at)
+            count = next_count
             sync_grid(batch, ARRIVED, arrivals + (turn + 1) * cuda.gridDim.x)
 
     return bounded_kernel(sequence, threads, 1)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from keepgate_kernels.cuda.ptx import cooperative, load_shared_by_all
+from keepgate_kernels.cuda.ptx import add_released, cooperative, load_acquired
 from keepgate_kernels.cuda.target import device_function
 
 
@@ -39,9 +39,7 @@ def sync_grid(counter: Any, at: Any, arrivals: Any) -> None:
     cooperative()
     cuda.syncthreads()
     if cuda.threadIdx.x == 0:
-        cuda.threadfence()
-        cuda.atomic.add(counter, at, 1)
-        while load_shared_by_all(counter, at) < arrivals:
+        add_released(counter, at, 1)
+        while load_acquired(counter, at) < arrivals:
             pass
-        cuda.threadfence()
     cuda.syncthreads()

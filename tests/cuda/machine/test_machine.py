@@ -237,8 +237,8 @@ def meets(counter: Any, out: Any) -> None:
     """Every block waits for all others."""
     ptx.cooperative()
     if cuda.threadIdx.x == 0:
-        cuda.atomic.add(counter, 0, 1)
-        while ptx.load_shared_by_all(counter, 0) < cuda.gridDim.x:
+        ptx.add_released(counter, 0, 1)
+        while ptx.load_acquired(counter, 0) < cuda.gridDim.x:
             pass
     cuda.syncthreads()
     out[cuda.blockIdx.x * 32 + cuda.threadIdx.x] = 1

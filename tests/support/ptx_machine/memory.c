@@ -210,11 +210,9 @@ void machine_store(Thread *thread, int space, uint64_t address, uint32_t bytes, 
     memcpy(place_of(thread, space, address), &value, bytes);
 }
 
-uint32_t machine_add32(Thread *thread, uint64_t address, uint32_t value) {
+void machine_add32(Thread *thread, uint64_t address, uint32_t value) {
     trace_of(thread, address, 4)->written_launch = 0;
-    uint32_t *place = (uint32_t *)(uintptr_t)address, before = *place;
-    *place += value;
-    return before;
+    *(uint32_t *)(uintptr_t)address += value;
 }
 
 uint32_t machine_poll(Thread *thread, uint64_t address) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 C_TYPES = {
@@ -115,6 +116,10 @@ class Kernel:
         """Come back to the machine, and go on behind it when called again."""
         self.resumes += 1
         return f"t->resume = {self.resumes}; return {why}; R{self.resumes}:;"
+
+
+Handler = Callable[[Kernel, list[str], list[str]], str]
+"""An instruction in C, of its modifiers and operands."""
 
 
 def split_operands(text: str) -> list[str]:

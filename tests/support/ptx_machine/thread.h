@@ -29,7 +29,7 @@ struct Thread {
 
 uint64_t machine_load(Thread *thread, int space, uint64_t address, uint32_t bytes);
 void machine_store(Thread *thread, int space, uint64_t address, uint32_t bytes, uint64_t value);
-uint32_t machine_add32(Thread *thread, uint64_t address, uint32_t value);
+void machine_add32(Thread *thread, uint64_t address, uint32_t value);
 uint32_t machine_poll(Thread *thread, uint64_t address);
 void machine_copy(Thread *thread, uint64_t to, uint64_t from, uint32_t bytes, uint32_t of_source);
 void machine_commit(Thread *thread);
