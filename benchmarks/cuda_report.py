@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keepgate_kernels.cuda.catalogue import Entry, entries
-from keepgate_kernels.cuda.launch import signature
+from keepgate_kernels.cuda.launch import OWN_SHARED_BYTES, signature
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- cuda report -->\n", "<!-- end of cuda report -->\n"
@@ -134,6 +134,11 @@ def usage(report: str, code: str) -> Usage:
     )
 
 
+def held(entry: Entry, architecture: Architecture) -> bool:
+    """Whether a thread block may have the kernel's shared memory there."""
+    return entry.shared_bytes + OWN_SHARED_BYTES <= architecture.shared_bytes - RESERVED_SHARED_BYTES
+
+
 def occupancy(entry: Entry, used: Usage, architecture: Architecture) -> tuple[int, str]:
     """(thread blocks that a multiprocessor holds at once, what bounds them)."""
     warps = -(-entry.threads // WARP)
@@ -149,6 +154,14 @@ def occupancy(entry: Entry, used: Usage, architecture: Architecture) -> tuple[in
     return bounds[least], least
 
 
+def _found(entry: Entry, architecture: Architecture) -> tuple[Usage | None, int, str]:
+    """What is used, and the occupancy; nothing and none where the kernel has no room."""
+    if not held(entry, architecture):
+        return None, 0, "shared memory"
+    used = assemble(entry, architecture, compiled(entry, architecture))
+    return used, *occupancy(entry, used, architecture)
+
+
 def table() -> str:
     """The report as Markdown."""
     lines = [
@@ -157,15 +170,14 @@ def table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for entry in entries():
-        used: list[Any] = [assemble(entry, target, compiled(entry, target)) for target in ARCHITECTURES]
-        held = [occupancy(entry, u, a) for u, a in zip(used, ARCHITECTURES, strict=True)]
-        bounds = " / ".join(dict.fromkeys(bound for _, bound in held))
-        registers, blocks = (
-            " / ".join(map(str, pair)) for pair in ([u.registers for u in used], [count for count, _ in held])
-        )
-        shared = entry.shared_bytes + used[1].shared_bytes
+        found = [_found(entry, architecture) for architecture in ARCHITECTURES]
+        used = [usage for usage, _, _ in found if usage is not None]
+        registers = " / ".join("" if usage is None else str(usage.registers) for usage, _, _ in found)
+        blocks = " / ".join(str(count) for _, count, _ in found)
+        bounds = " / ".join(dict.fromkeys(bound for _, _, bound in found))
+        shared = entry.shared_bytes + used[-1].shared_bytes
         lines.append(
-            f"| `{entry.name}` | {entry.threads} | {registers} | {shared:,} | {used[1].mma or ''} |"
+            f"| `{entry.name}` | {entry.threads} | {registers} | {shared:,} | {used[-1].mma or ''} |"
             f" {blocks} | {bounds} |"
         )
     return "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ class Entry(NamedTuple):
     mma: int = 0
 
 
+@functools.cache
 def step_entry(precision: str, gates: int, shape: Shape) -> Entry:
     """The kernel of a product."""
     mma = 0 if precision == "fp32" else 2 * shape.row_tiles * shape.blocks_of(gates) * gates

@@ -1,4 +1,8 @@
-"""What becomes of a unit's sums: new state, a row for the next product, or numbers in `work`."""
+"""What becomes of a unit's sums: new state, a row for the next product, or numbers in `work`.
+
+What is known of a unit before its sums are, what they start from and the state that it had, is read apart
+from what follows: a kernel has memory look for it while it still multiplies, or finishes another unit.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,7 @@ from keepgate_kernels.cuda.plan import (
 )
 from keepgate_kernels.cuda.rounding import LEVELS, make_rounded
 from keepgate_kernels.cuda.target import at64, device_function
+from keepgate_kernels.cuda.tiles import sum_groups
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -105,14 +110,58 @@ def _old_h(memory: Any, plan: Any, row: Any, unit: Any) -> Any:
     return memory.state[at64(plan.state_base + half + plan.state_stride * row.slot + unit)]
 
 
-def make_finish(precision: str, gates: int) -> Any:
-    """finish(memory, plan, row, unit, start, sums, at, step) for kinds with that many gates.
+@device_function
+def _cell_place(plan: Any, row: Any, unit: Any) -> Any:
+    return at64(plan.cell_base + plan.cell_stride * row.slot + unit)
+
+
+def known_numbers(gates: int) -> int:
+    """How many float32 are known of a unit: what each group of sums starts from, then h or c as it was, and,
+    of the second product of a GRU, two sums of the first."""
+    return sum_groups(gates) + (3 if gates == 1 else 1)
+
+
+def make_look(gates: int) -> Any:
+    """look(memory, plan, row, unit, start, known, at): read what is known into known[at:], float32.
 
     plan: an `Outcome`. start: where in values the sums start from, that of the first group, the next a width
-    on. sums: the products, the first group's at `at`, the next `step` on. Returns what it made: the new h, a
-    gate times h, or a number of the head.
+    on.
     """
-    rounded = make_rounded(precision)
+    groups = sum_groups(gates)
+    had, of_reset, of_x = groups, groups + 1, groups + 2
+
+    @device_function
+    def one(memory: Any, plan: Any, row: Any, unit: Any, start: Any, known: Any, at: Any) -> None:
+        if plan.kind == GRU_SECOND:
+            place = plan.work_base + plan.work_stride * row.number + unit
+            known[at + had] = _old_h(memory, plan, row, unit)
+            known[at + of_reset] = memory.work[at64(place)]
+            known[at + of_x] = memory.work[at64(place + plan.width)]
+        else:
+            known[at] = memory.values[at64(start)]
+
+    @device_function
+    def several(memory: Any, plan: Any, row: Any, unit: Any, start: Any, known: Any, at: Any) -> None:
+        for group in range(gates):
+            known[at + group] = memory.values[at64(start + group * plan.width)]
+        if gates == 3 and plan.kind == GRU:
+            known[at + gates] = memory.values[at64(start + gates * plan.width)]
+        if gates == 3 and plan.kind in (GRU, GRU_RESET):
+            known[at + had] = _old_h(memory, plan, row, unit)
+        else:
+            known[at + had] = memory.state[_cell_place(plan, row, unit)]
+
+    return one if gates == 1 else several
+
+
+def make_finish(precision: str, gates: int) -> Any:
+    """finish(memory, plan, row, unit, known, at, sums) for kinds with that many gates.
+
+    plan: an `Outcome`. known: from `at` on, see `make_look`. sums: of the products, float32 [groups].
+    Returns what it made: the new h, a gate times h, or a number of the head.
+    """
+    rounded, groups = make_rounded(precision), sum_groups(gates)
+    had, of_reset, of_x = groups, groups + 1, groups + 2
 
     @device_function
     def put_row(memory: Any, plan: Any, row: Any, unit: Any, h: Any) -> None:
@@ -136,68 +185,60 @@ def make_finish(precision: str, gates: int) -> Any:
             put(memory, plan, row, unit, h)
 
     @device_function
-    def one(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> Any:
+    def one(memory: Any, plan: Any, row: Any, unit: Any, known: Any, at: Any, sums: Any) -> Any:
         """An RNN, the second product of a GRU, a projection or a head."""
-        work = memory.work
         kind = plan.kind
-        total = memory.values[at64(start)] + sums[at64(at)]
+        total = known[at] + sums[0]
         if kind == HEAD:
-            work[at64(plan.work_base + plan.work_stride * row.number + unit)] = total
+            memory.work[at64(plan.work_base + plan.work_stride * row.number + unit)] = total
             return total
         if kind == RNN_TANH:
             total = tanh_of(total)
         elif kind == RNN_RELU:
             total = max(total, _ZERO)
         elif kind == GRU_SECOND:
-            place = plan.work_base + plan.work_stride * row.number + unit
-            z, n = sigmoid_of(work[at64(place)]), tanh_of(work[at64(place + plan.width)] + sums[at64(at)])
-            total = cuda.fma(z, _old_h(memory, plan, row, unit) - n, n)
+            z, n = sigmoid_of(known[at + of_reset]), tanh_of(known[at + of_x] + sums[0])
+            total = cuda.fma(z, known[at + had] - n, n)
         put(memory, plan, row, unit, total)
         return total
 
     @device_function
-    def three(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> Any:
+    def three(memory: Any, plan: Any, row: Any, unit: Any, known: Any, at: Any, sums: Any) -> Any:
         """A GRU, whose sums are n from x, r, z, n from h; or a CIFG's f, g, o."""
         kind = plan.kind
-        first = memory.values[at64(start)] + sums[at64(at)]
-        second = memory.values[at64(start + plan.width)] + sums[at64(at + step)]
-        third = memory.values[at64(start + 2 * plan.width)] + sums[at64(at + 2 * step)]
+        first, second, third = known[at] + sums[0], known[at + 1] + sums[1], known[at + 2] + sums[2]
         if kind == GRU:
-            from_h = memory.values[at64(start + 3 * plan.width)] + sums[at64(at + 3 * step)]
-            n = tanh_of(cuda.fma(sigmoid_of(second), from_h, first))
-            h = cuda.fma(sigmoid_of(third), _old_h(memory, plan, row, unit) - n, n)
+            n = tanh_of(cuda.fma(sigmoid_of(second), known[at + 3] + sums[3], first))
+            h = cuda.fma(sigmoid_of(third), known[at + had] - n, n)
             put(memory, plan, row, unit, h)
         elif kind == GRU_RESET:
             place = plan.work_base + plan.work_stride * row.number + unit
             memory.work[at64(place)], memory.work[at64(place + plan.width)] = third, first
-            h = sigmoid_of(second) * _old_h(memory, plan, row, unit)
+            h = sigmoid_of(second) * known[at + had]
             put_row(memory, plan, row, unit, h)
         else:
-            values, options, width = memory.values, plan.options, plan.width
-            place = plan.cell_base + plan.cell_stride * row.slot + unit
-            c = memory.state[at64(place)]
+            values, options, width, c = memory.values, plan.options, plan.width, known[at + had]
             if options != ABSENT:
                 first = cuda.fma(values[at64(options + unit)], c, first)
             c = coupled(first, c, second)
             if options != ABSENT:
                 c = clamp(c, values[at64(options + 2 * width + unit)])
                 third = cuda.fma(values[at64(options + width + unit)], c, third)
-            memory.state[at64(place)] = c
+            memory.state[_cell_place(plan, row, unit)] = c
             h = shown(third, c)
             put_shown(memory, plan, row, unit, h)
         return h
 
     @device_function
-    def four(memory: Any, plan: Any, row: Any, unit: Any, start: Any, sums: Any, at: Any, step: Any) -> Any:
+    def four(memory: Any, plan: Any, row: Any, unit: Any, known: Any, at: Any, sums: Any) -> Any:
         """An LSTM: i, f, g, o."""
-        values = memory.values
-        i = memory.values[at64(start)] + sums[at64(at)]
-        f = memory.values[at64(start + plan.width)] + sums[at64(at + step)]
-        g = memory.values[at64(start + 2 * plan.width)] + sums[at64(at + 2 * step)]
-        o = memory.values[at64(start + 3 * plan.width)] + sums[at64(at + 3 * step)]
-        options, width = plan.options, plan.width
-        place = plan.cell_base + plan.cell_stride * row.slot + unit
-        c = memory.state[at64(place)]
+        values, options, width, c = memory.values, plan.options, plan.width, known[at + had]
+        i, f, g, o = (
+            known[at] + sums[0],
+            known[at + 1] + sums[1],
+            known[at + 2] + sums[2],
+            known[at + 3] + sums[3],
+        )
         if options != ABSENT:
             i = cuda.fma(values[at64(options + unit)], c, i)
             f = cuda.fma(values[at64(options + width + unit)], c, f)
@@ -205,7 +246,7 @@ def make_finish(precision: str, gates: int) -> Any:
         if options != ABSENT:
             c = clamp(c, values[at64(options + 3 * width + unit)])
             o = cuda.fma(values[at64(options + 2 * width + unit)], c, o)
-        memory.state[at64(place)] = c
+        memory.state[_cell_place(plan, row, unit)] = c
         h = shown(o, c)
         put_shown(memory, plan, row, unit, h)
         return h

@@ -14,6 +14,7 @@ from numba.cuda.cudadrv.driver import device_memset
 from numpy.typing import NDArray
 
 from keepgate_kernels.cuda.catalogue import Entry
+from keepgate_kernels.cuda.choice import Device
 from keepgate_kernels.cuda.graphs import Graphs
 from keepgate_kernels.cuda.kept import keep
 from keepgate_kernels.cuda.target import DYNAMIC_SHARED_BYTES, FAILURES, driver
@@ -65,6 +66,13 @@ def multiprocessors() -> int:
 def most_shared_bytes() -> int:
     """Dynamic shared memory that a thread block may have on the current device."""
     return int(cuda.get_current_device().MAX_SHARED_MEMORY_PER_BLOCK_OPTIN) - OWN_SHARED_BYTES
+
+
+@functools.cache
+def limits() -> Device:
+    """What shapes are chosen by, of the current device. Raises DeviceMissingError."""
+    count, device = multiprocessors(), cuda.get_current_device()
+    return Device(count, int(device.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR), most_shared_bytes())
 
 
 @functools.cache

@@ -13,21 +13,15 @@ from numpy.typing import NDArray
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.answers import ANSWER_WORDS
 from keepgate_kernels.cuda.catalogue import Entry, entries, head_entries, step_entry
-from keepgate_kernels.cuda.launch import (
-    Queue,
-    architecture,
-    most_shared_bytes,
-    multiprocessors,
-    pinned,
-    told,
-)
+from keepgate_kernels.cuda.choice import choices, place_of
+from keepgate_kernels.cuda.launch import Queue, architecture, limits, pinned, told
 from keepgate_kernels.cuda.layout import LAYER_SCALES, SEQUENCE_ROWS, Layout, row_threads
 from keepgate_kernels.cuda.packing import Packed, Product, folds, pack
 from keepgate_kernels.cuda.sequences import LEAST_SEQUENCE_STEPS, SEQUENCE_LANES, Sequences
 from keepgate_kernels.cuda.slots import CudaSlots
 from keepgate_kernels.cuda.staging import Turn, fill, survey, tell, words_of
 from keepgate_kernels.cuda.target import FAILURES
-from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SHAPES, SMALL, Shape
+from keepgate_kernels.cuda.tiles import Shape
 from keepgate_kernels.lanes import Lanes
 from keepgate_kernels.spec import ModelSpec, TokenInput
 
@@ -63,12 +57,6 @@ class CudaNetwork:
         of_head = head_entries(row_threads(spec.head.size))
         self._answer = of_head["answer_drawn" if draws else "answer_plain"]
         self._score = of_head["score"]
-        self._steps: dict[tuple[int, str], Entry] = {
-            (gates, shape.name): step_entry(precision, gates, shape)
-            for gates in (1, 3, 4)
-            for shape in SHAPES
-            if shape.shared_bytes(gates) <= most_shared_bytes()
-        }
         self.shape: Shape | None = None
         """The shape that every product takes, or None to choose by the number of rows; bits are the same."""
         self._room = -1
@@ -87,6 +75,9 @@ class CudaNetwork:
 
     def _load_plans(self, packed: Packed) -> None:
         queue, depth = self._queue, len(self._spec.layers)
+        products = (*(product for layer in packed.layers for product in layer), packed.head)
+        most = max(self._layout.rows, SEQUENCE_ROWS)
+        self._choices = {product.work: choices(product.work, most, limits()) for product in products}
         self._products = [
             [(product, queue.put(product.plan)) for product in layer] for layer in packed.layers
         ]
@@ -219,11 +210,7 @@ class CudaNetwork:
                 self._queue.launch(self._feed, (rows, 1), batch, numbers, *arrays)
             for layer in plans.layers:
                 if layer.hoisted is not None:
-                    shape = self.shape or self._choose(layer.product, rows)
-                    across = -(-layer.product.blocks // shape.blocks_across(layer.product.gates))
-                    entry = self._steps[layer.product.gates, shape.name]
-                    grid = (across, -(-rows // shape.rows))
-                    self._queue.launch(entry, grid, batch, *memory, layer.hoisted, (0, begin))
+                    self._launch(layer.product, layer.hoisted, rows, batch, (0, begin))
                 at = (first, steps, arrivals)
                 self._queue.launch(layer.entry, (layer.blocks, 1), self._batch, *memory, layer.steps, at)
                 arrivals += layer.blocks * steps
@@ -234,25 +221,17 @@ class CudaNetwork:
 
     def _multiply(self, product: tuple[Product, Any], rows: int, step: int, first: int) -> None:
         """A product for rows [first, first + rows) of a step."""
-        own, plan = product
-        shape = self.shape or self._choose(own, rows)
+        self._launch(*product, rows, self._batch, (step, first))
+
+    def _launch(self, own: Product, plan: Any, rows: int, batch: Any, at: tuple[int, int]) -> None:
+        shape = self.shape or self._choices[own.work][place_of(rows)]
         across = -(-own.blocks // shape.blocks_across(own.gates))
         self._queue.launch(
-            self._steps[own.gates, shape.name],
+            step_entry(self._precision, own.gates, shape),
             (across, -(-rows // shape.rows)),
-            *(self._batch, self.slots.state, self.slots.operands, self._weights, self._values),
-            *(self.slots.work, plan, (step, first)),
+            *(batch, self.slots.state, self.slots.operands, self._weights, self._values),
+            *(self.slots.work, plan, at),
         )
-
-    def _choose(self, product: Product, rows: int) -> Shape:
-        """The largest shape with a thread block for every multiprocessor, or else the smallest."""
-        for shape in (LARGE, MEDIUM):
-            if (product.gates, shape.name) not in self._steps:
-                continue
-            across = -(-product.blocks // shape.blocks_across(product.gates))
-            if across * -(-rows // shape.rows) >= multiprocessors():
-                return shape
-        return SMALL
 
     def _head_and(
         self, entry: Entry, head: tuple[Product, Any], rows: int, step: int, told_of: tuple[int, int]
@@ -282,10 +261,8 @@ class CudaNetwork:
 
     def compile(self) -> None:
         """Compile what the first step did not: the other shapes, and what moves states."""
-        products = (*(product for layer in self._products for product, _ in layer), self._head[0])
-        wanted = {product.gates for product in products}
         with told("compiling kernels"):
-            for (gates, _), entry in self._steps.items():
-                if gates in wanted:
-                    self._queue.load(entry)
+            for work, shapes in self._choices.items():
+                for shape in dict.fromkeys(shapes):
+                    self._queue.load(step_entry(self._precision, work.gates, shape))
             self.slots.compile()

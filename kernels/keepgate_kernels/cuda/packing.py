@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keepgate_kernels.cuda import plan as p
+from keepgate_kernels.cuda.choice import Work
 from keepgate_kernels.cuda.layout import Layout
 from keepgate_kernels.cuda.tiles import CHUNK_WORDS, UNITS, blocks_of, chunk_of, padded_k
 from keepgate_kernels.rounding import LEAST_SCALE, LEVELS, to_bfloat16
@@ -32,15 +34,22 @@ from keepgate_kernels.weights import MAX_TABLE_BYTES, Float32
 
 @dataclass
 class Product:
-    """One launch: how many gates its kernel has, its plan, and blocks of units in its grid."""
+    """One launch: how many gates its kernel has, its plan, and the precision of its rows and weights."""
 
     gates: int
     plan: NDArray[np.int64]
+    precision: str
 
     @property
     def blocks(self) -> int:
         """Blocks of eight units."""
         return int(self.plan[p.WIDTH]) // UNITS
+
+    @cached_property
+    def work(self) -> Work:
+        """What its shape is chosen by."""
+        chunks = self.plan[p.X_CHUNKS] + self.plan[p.H_CHUNKS]
+        return Work(self.precision, self.gates, self.blocks, int(chunks))
 
 
 @dataclass
@@ -93,7 +102,7 @@ def pack(spec: ModelSpec, tensors: Mapping[str, Float32], precision: str, layout
         np.concatenate(packer.weights),
         np.concatenate(packer.values),
         layers,
-        Product(1, head),
+        Product(1, head, precision),
         feed,
     )
 
@@ -139,7 +148,7 @@ def _layer(
     gates = p.GATES_OF[int(plan[p.KIND])]
     if not cell.projection and kind is not CellKind.GRU_RESET_BEFORE:
         layout.writes_state(plan, index, layer.is_bounded)
-        return [Product(gates, plan)]
+        return [Product(gates, plan, packer.precision)]
 
     layout.writes_wide(plan)
     if cell.projection:
@@ -155,7 +164,7 @@ def _layer(
         layout.writes_sums(second)
     layout.reads_wide(second)
     layout.writes_state(second, index, layer.is_bounded)
-    return [Product(gates, plan), Product(1, second)]
+    return [Product(gates, plan, packer.precision), Product(1, second, packer.precision)]
 
 
 def _input(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import cuda
 from numba.cuda import types
 
@@ -22,16 +21,13 @@ from keepgate_kernels.cuda.ptx import (
     address_of,
     as_float,
     copy16,
-    load2,
     load4,
     mma_bf16,
     mma_int8,
     moved_on,
-    shared_address,
-    store2,
 )
-from keepgate_kernels.cuda.target import at32, at64, device_function
-from keepgate_kernels.cuda.tiles import CHUNK_WORDS, ROWS, TILE_WORDS, UNITS, Shape, chunk_of
+from keepgate_kernels.cuda.target import device_function, int32
+from keepgate_kernels.cuda.tiles import CHUNK_WORDS, ROWS, TILE_WORDS, Shape, chunk_of
 from keepgate_kernels.cuda.warp import apart
 
 QUADS = CHUNK_WORDS // 4
@@ -50,18 +46,20 @@ def tile_pieces(gates: int, shape: Shape) -> int:
 
 
 def make_fetch_rows(precision: str, shape: Shape) -> Any:
-    """fetch_rows(words, to, operands, sources, sizes, chunk).
+    """fetch_rows(words, to, operands, sources, room, chunk).
 
     Starts copying the thread's pieces of a chunk of rows, the first to the address `to` in `words`. sources:
-    the address in `operands` of each piece of chunk 0; sizes: 16, or 0 for zeros. chunk: int32.
+    the address in `operands` of each piece of chunk 0. room: int32, how many rows there are from that of the
+    first piece on; zeros stand for the others. chunk: int32.
     """
     threads, pieces, chunk_size = shape.group_threads, row_pieces(shape), chunk_of(precision)
+    apart = threads // QUADS
 
     @device_function
-    def fetch_rows(words: Any, to: Any, operands: Any, sources: Any, sizes: Any, chunk: Any) -> None:
+    def fetch_rows(words: Any, to: Any, operands: Any, sources: Any, room: Any, chunk: Any) -> None:
         for index in range(pieces):
             source = moved_on(operands, sources[index], chunk * chunk_size)
-            copy16(words, to + index * threads * PIECE, operands, source, sizes[index])
+            copy16(words, to + index * threads * PIECE, operands, source, room, int32(index * apart))
 
     return fetch_rows
 
@@ -76,7 +74,7 @@ def make_fetch_tiles(gates: int, shape: Shape) -> Any:
         for index in range(pieces):
             if (index + 1) * threads <= all_pieces or index * threads + member < all_pieces:
                 source = moved_on(weights, sources[index], chunk * TILE_WORDS)
-                copy16(words, to + index * threads * PIECE, weights, source, 16)
+                copy16(words, to + index * threads * PIECE, weights, source, int32(1), int32(0))
 
     return fetch_tiles
 
@@ -175,60 +173,3 @@ def make_multiply(precision: str, gates: int, shape: Shape) -> Any:
                     sums[s], sums[s + 1] = even, odd
 
     return by_fma if precision == "fp32" else by_mma
-
-
-def make_fold(precision: str, gates: int, shape: Shape) -> Any:
-    """fold(numbers, sums_at, shift, warp_row, warp_tile, lane, sums, scales, first_scale, values, at, tiles).
-
-    Adds a lane's sums of a quarter to those in shared memory, [row][group, unit], and clears them. shift: the
-    group of sums that the first gate goes to. warp_row, warp_tile: the warp's first. scales: float32, from
-    first_scale on those of the rows, and at `at` in values those of the columns of `tiles` tiles: for int8
-    alone.
-    """
-    half_tiles, tiles_of_warp = 2 * shape.row_tiles, shape.blocks_of(gates) * gates
-    stride, units = shape.sum_stride(gates), shape.blocks_across(gates) * UNITS
-    half_tile_size = ROWS // 2 * stride * WORD
-    quantised = precision == "int8"
-    zero = np.int32(0) if quantised else np.float32(0)
-
-    @device_function
-    def fold(
-        numbers: Any,
-        sums_at: Any,
-        shift: Any,
-        warp_row: Any,
-        warp_tile: Any,
-        lane: Any,
-        sums: Any,
-        scales: Any,
-        first_scale: Any,
-        values: Any,
-        at: Any,
-        tiles: Any,
-    ) -> None:
-        row_scales = cuda.local.array(half_tiles, types.float32)
-        row, column = warp_row + lane // 4, lane % 4 * 2
-        own = sums_at + row * stride + shift * units + warp_tile // gates * UNITS + column
-        address = shared_address(numbers, own)
-        if quantised:
-            for half_tile in range(half_tiles):
-                row_scales[half_tile] = scales[at32(first_scale + row + half_tile * (ROWS // 2))]
-        for tile in range(tiles_of_warp):
-            first = address + (tile % gates * units + tile // gates * UNITS) * WORD
-            even_scale = odd_scale = np.float32(0)
-            if quantised and warp_tile + tile < tiles:
-                place = at64(at + (warp_tile + tile) * UNITS + column)
-                even_scale, odd_scale = values[place], values[place + at64(1)]
-            for half_tile in range(half_tiles):
-                s = (half_tile // 2 * tiles_of_warp + tile) * 4 + half_tile % 2 * 2
-                even, odd = load2(numbers, first + half_tile * half_tile_size)
-                if quantised:
-                    scale = row_scales[half_tile]
-                    even = cuda.fma(np.float32(sums[s]), scale * even_scale, even)
-                    odd = cuda.fma(np.float32(sums[s + 1]), scale * odd_scale, odd)
-                else:
-                    even, odd = even + sums[s], odd + sums[s + 1]
-                store2(numbers, first + half_tile * half_tile_size, even, odd)
-                sums[s], sums[s + 1] = zero, zero
-
-    return fold

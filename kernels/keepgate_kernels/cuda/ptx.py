@@ -63,15 +63,17 @@ def moved_on(typing, source, address, elements):
 
 
 @intrinsic
-def copy16(typing, shared, to, source, address, size):
-    """Start copying 16 bytes at an address in `source` to one in `shared`; zeros if size is 0."""
+def copy16(typing, shared, to, source, address, room, taken):
+    """Start copying 16 bytes at an address in `source` to one in `shared`; zeros unless room > taken."""
 
     def generate(context, builder, signature, args):
-        code = "{ .reg .pred none; setp.eq.s32 none, $2, 0; cp.async.cg.shared.global [$0], [$1], 16, none; }"
-        _asm(builder, ir.VoidType(), code, "r,l,r,~{memory}", [args[1], args[3], args[4]], True)
+        code = (
+            "{ .reg .pred none; setp.le.s32 none, $2, $3; cp.async.cg.shared.global [$0], [$1], 16, none; }"
+        )
+        _asm(builder, ir.VoidType(), code, "r,l,r,r,~{memory}", [args[1], args[3], args[4], args[5]], True)
         return context.get_dummy_value()
 
-    return types.void(shared, types.int32, source, types.int64, types.int32), generate
+    return types.void(shared, types.int32, source, types.int64, types.int32, types.int32), generate
 
 
 @intrinsic

@@ -2,9 +2,9 @@
 
 Every thread block keeps the recurrent weights of its units in shared memory from the first step to the
 last. After a step all blocks of the grid meet, and read of the new h what the others made. The L1 cache is
-empty then, so what does not change from step to step is kept in registers, what the next step's sums start
-from is read while this one is computed, and a step begins with reading h. Sums are added in the order of
-`step`, so bits are those of as many single steps.
+empty then, so what does not change from step to step is kept in registers, a step begins with reading h, and
+what else is known before its sums are is read while h is on its way. Sums are added in the order of `step`,
+so bits are those of as many single steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from keepgate_kernels.cuda.finish import Memory, make_finish, outcome_of
+from keepgate_kernels.cuda.finish import Memory, known_numbers, make_finish, make_look, outcome_of
 from keepgate_kernels.cuda.gather import Row, later, place_of, row_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
@@ -45,7 +45,6 @@ from keepgate_kernels.cuda.product import (
     make_aim_tiles,
     make_fetch_rows,
     make_fetch_tiles,
-    make_fold,
     make_multiply,
     make_starts,
     row_pieces,
@@ -53,6 +52,7 @@ from keepgate_kernels.cuda.product import (
 )
 from keepgate_kernels.cuda.ptx import WORD, address_of, commit, shared_address, waiting
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE, LEVELS, make_rounded
+from keepgate_kernels.cuda.sums import make_add_parts, make_column_scales, make_put_part
 from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, device_function, int32
 from keepgate_kernels.cuda.tiles import CHUNK_WORDS, SMALL, TILE_WORDS, UNITS, WARP, chunk_of, sum_groups
 from keepgate_kernels.cuda.warp import sync_grid, sync_warp
@@ -63,9 +63,9 @@ ROWS = SHAPE.rows
 
 
 def shared_bytes(gates: int, chunks: int) -> int:
-    """Dynamic shared memory of a thread block: weights and rows of all chunks of h, then sums."""
+    """Dynamic shared memory of a thread block: weights and rows of all chunks of h, then parts."""
     words = chunks * (SHAPE.blocks_across(gates) * gates * TILE_WORDS + ROWS * CHUNK_WORDS)
-    return 4 * (words + ROWS * SHAPE.sum_stride(gates))
+    return 4 * (words + SHAPE.split * SHAPE.sum_words(gates))
 
 
 @functools.cache
@@ -80,8 +80,11 @@ def make_sequence(precision: str, gates: int) -> Any:
     aim_tiles, own_row_pieces = make_aim_tiles(gates, SHAPE), row_pieces(SHAPE)
     own_tile_pieces = tile_pieces(gates, SHAPE)
     piece_size, chunk_size = chunk_of(precision) // QUADS, chunk_of(precision)
-    multiply, fold = make_multiply(precision, gates, SHAPE), make_fold(precision, gates, SHAPE)
-    finish, groups, rounded = make_finish(precision, gates), sum_groups(gates), make_rounded(precision)
+    part_words, read_column_scales = SHAPE.sum_words(gates), make_column_scales(gates)
+    multiply, put_part = make_multiply(precision, gates, SHAPE), make_put_part(precision, gates, SHAPE)
+    add_parts = make_add_parts(precision, gates, SHAPE, part_words)
+    look, finish, known_size = make_look(gates), make_finish(precision, gates), known_numbers(gates)
+    groups, rounded = sum_groups(gates), make_rounded(precision)
     wait = waiting(0)
     threads, split, rows = SHAPE.threads, SHAPE.split, SHAPE.rows
     across = SHAPE.blocks_across(gates)
@@ -91,7 +94,7 @@ def make_sequence(precision: str, gates: int) -> Any:
     chunk_step, starts = chunk_words * WORD, make_starts(precision)
     own_sums, down = tiles_across * 4, threads // units
     own_units = rows // down
-    own_begun = own_units * groups
+    own_begun, own_known = own_units * groups, own_units * known_size
     quantised = precision == "int8"
     number = np.int32 if quantised else np.float32
     zero = number(0)
@@ -110,29 +113,35 @@ def make_sequence(precision: str, gates: int) -> Any:
                     begun[index * groups + group] = work[at64(place + group * outcome.width)]
 
     @device_function
-    def begin(begun: Any, numbers: Any, own_at: Any) -> None:
-        """Have the thread's sums start from that. own_at: where the first of them is."""
-        for index in range(own_units):
-            for group in range(groups):
-                own_place = own_at + index * down * stride + group * units
-                numbers[at32(own_place)] = begun[index * groups + group]
+    def row_in_registers(
+        thread: Any, index: Any, slots: Any, lane_numbers: Any, phases: Any, givens: Any
+    ) -> Any:
+        """The thread's row of that index, at the first step."""
+        return Row(
+            np.int64(thread // units + index * down),
+            np.int64(slots[index]),
+            np.int64(lane_numbers[index]),
+            np.int64(phases[index]),
+            np.int64(givens[index]),
+        )
 
     def sequence(
         batch: Any, state: Any, operands: Any, weights: Any, values: Any, work: Any, plan: Any, at: Any
     ) -> None:
         words = cuda.shared.array(0, types.uint32)
         numbers = cuda.shared.array(0, types.float32)
-        scales = cuda.shared.array(rows, types.float32)
         sums = cuda.local.array(own_sums, number)
         begun = cuda.local.array(own_begun, types.float32)
+        coming = cuda.local.array(own_begun, types.float32)
+        known = cuda.local.array(own_known, types.float32)
+        totals = cuda.local.array(groups, types.float32)
+        column_scales = cuda.local.array(groups, types.float32)
         sources = cuda.local.array(own_row_pieces, types.int64)
         next_sources = cuda.local.array(own_row_pieces, types.int64)
-        sizes = cuda.local.array(own_row_pieces, types.int32)
         slots = cuda.local.array(own_units, types.int32)
         lane_numbers = cuda.local.array(own_units, types.int32)
         phases = cuda.local.array(own_units, types.int32)
         givens = cuda.local.array(own_units, types.int32)
-        start_places = cuda.local.array(own_units, types.int64)
         tile_sources = cuda.local.array(own_tile_pieces, types.int64)
         first_step, steps, arrivals = at
         thread = cuda.threadIdx.x & (threads - 1)  # as it is; so the compiler knows that it is not negative
@@ -148,14 +157,13 @@ def make_sequence(precision: str, gates: int) -> Any:
         own_rows_at = shared_address(words, own_at + row_start)
         own_tiles_at = shared_address(words, own_at + row_words + tile_start)
         rows_to = shared_address(words, own_at + lane * 4)
-        sums_at = int32(chunks * chunk_words)
+        parts_at = int32(chunks * chunk_words)
         first_tile = cuda.blockIdx.x * tiles_across
         column = thread % units
         unit = cuda.blockIdx.x * units + column
         units_of, start_at, start_stride = plan[UNITS_OF], plan[START] + unit, plan[START_STRIDE]
         tiles = width // UNITS * gates - first_tile
         tiles_at = plan[H_WEIGHTS] + first_tile * chunks * TILE_WORDS
-        scale_at = plan[H_WEIGHT_SCALES] + first_tile * UNITS
         shift, plan_scratch, last_step = 1 if plan[KIND] == GRU else 0, plan[SCRATCH], first_step + steps - 1
         aim_tiles(tile_sources, lane, weights, tiles_at, tiles, group * own, chunks)
         to = int32(rows_to + row_words * WORD)
@@ -165,8 +173,8 @@ def make_sequence(precision: str, gates: int) -> Any:
         commit()
         for index in range(own_sums):
             sums[index] = zero
-        if thread < rows:
-            scales[thread] = BOUNDED_SCALE
+        if quantised and unit < units_of:
+            read_column_scales(values, plan[H_WEIGHT_SCALES], shift, unit, column_scales)
         count = batch[at64(counts_at + first_step)]  # no step has more
         for index in range(own_row_pieces):
             piece = index * WARP + lane
@@ -183,56 +191,52 @@ def make_sequence(precision: str, gates: int) -> Any:
                 row = row_of(batch, rows_at, thread // units + index * down, 0, first_step)
                 slots[index], lane_numbers[index] = int32(row.slot), int32(row.lane)
                 phases[index], givens[index] = int32(row.phase), int32(row.given)
-        own_sums_at = sums_at + thread // units * stride + column
+        own_parts_at = parts_at + thread // units * stride + column
         read_begun(begun, work, outcome, 0, count, thread, unit, units_of)
-        begin(begun, numbers, own_sums_at)
         for turn in range(steps):
-            for index in range(own_row_pieces):
-                sizes[index] = int32(16) if (index * WARP + lane) // QUADS < count else int32(0)
-            to = rows_to
+            to, room = rows_to, int32(count - lane // QUADS)
             for chunk in range(own):
-                fetch_rows(words, to, operands, sources, sizes, chunk)
+                fetch_rows(words, to, operands, sources, room, chunk)
                 to = int32(to + chunk_step)
             commit()
             for index in range(own_row_pieces):
                 sources[index], next_sources[index] = next_sources[index], sources[index]
+            for index in range(own_units):
+                if thread // units + index * down < count and unit < units_of:
+                    row = row_in_registers(thread, index, slots, lane_numbers, phases, givens)
+                    start = start_at
+                    if start_stride != 0:
+                        start += start_stride * np.int64(batch[at64(inputs_at + (givens[index] + turn))])
+                    look(memory, outcome, later(row, turn), unit, start, known, index * known_size)
             following = min(first_step + turn + 1, last_step)
             next_count = batch[at64(counts_at + following)]
             read_begun(
-                begun, work, outcome, (following - first_step) * lanes, next_count, thread, unit, units_of
+                coming, work, outcome, (following - first_step) * lanes, next_count, thread, unit, units_of
             )
-            for index in range(own_units):
-                start_places[index] = start_at
-                if start_stride != 0 and thread // units + index * down < count:
-                    token = batch[at64(inputs_at + (givens[index] + turn))]
-                    start_places[index] += start_stride * np.int64(token)
             wait()
             sync_warp()
             rows_of, tiles_of = own_rows_at, own_tiles_at
             for _ in range(own):
                 multiply(words, rows_of, tiles_of, sums)
                 rows_of, tiles_of = int32(rows_of + chunk_step), int32(tiles_of + chunk_step)
-            for turn_of in range(split):
-                cuda.syncthreads()
-                if turn_of == group:
-                    fold(numbers, sums_at, shift, 0, 0, lane, sums, scales, 0, values, scale_at, tiles)
+            put_part(numbers, parts_at + group * part_words, lane, sums)
+            for index in range(own_sums):
+                sums[index] = zero
             cuda.syncthreads()
             for index in range(own_units):
                 own_row = thread // units + index * down
                 if own_row < count and unit < units_of:
-                    row = Row(
-                        np.int64(own_row),
-                        np.int64(slots[index]),
-                        np.int64(lane_numbers[index]),
-                        np.int64(phases[index]),
-                        np.int64(givens[index]),
-                    )
-                    row, start = later(row, turn), start_places[index]
-                    own_place = own_sums_at + index * down * stride
-                    h = finish(memory, outcome, row, unit, start, numbers, own_place, units)
+                    row = row_in_registers(thread, index, slots, lane_numbers, phases, givens)
+                    for number_of in range(groups):
+                        totals[number_of] = begun[index * groups + number_of]
+                    own_place = own_parts_at + index * down * stride
+                    add_parts(numbers, own_place, shift, BOUNDED_SCALE, column_scales, totals)
+                    row, at_known = later(row, turn), index * known_size
+                    h = finish(memory, outcome, row, unit, known, at_known, totals)
                     kept = plan_scratch + outcome.out_stride * (turn * lanes + own_row)
                     operands[at64(kept + unit)] = rounded(h, LEVELS)
-            begin(begun, numbers, own_sums_at)
+            for index in range(own_begun):
+                begun[index] = coming[index]
             count = next_count
             sync_grid(batch, ARRIVED, arrivals + (turn + 1) * cuda.gridDim.x)
 

@@ -14,8 +14,8 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from keepgate_kernels.cuda.finish import Memory, make_finish, outcome_of
-from keepgate_kernels.cuda.gather import place_of, row_of
+from keepgate_kernels.cuda.finish import Memory, known_numbers, outcome_of
+from keepgate_kernels.cuda.gather import Row, place_of, row_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
     COUNTS_AT,
@@ -29,7 +29,6 @@ from keepgate_kernels.cuda.plan import (
     H_STRIDE,
     H_WEIGHT_SCALES,
     H_WEIGHTS,
-    HOISTED,
     INPUTS_AT,
     KIND,
     ROW_WORDS,
@@ -52,7 +51,6 @@ from keepgate_kernels.cuda.product import (
     make_aim_tiles,
     make_fetch_rows,
     make_fetch_tiles,
-    make_fold,
     make_multiply,
     make_starts,
     row_pieces,
@@ -60,6 +58,8 @@ from keepgate_kernels.cuda.product import (
 )
 from keepgate_kernels.cuda.ptx import WORD, address_of, commit, shared_address, waiting
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
+from keepgate_kernels.cuda.scatter import Source, make_meet, make_scatter
+from keepgate_kernels.cuda.sums import make_column_scales, make_fold, make_put_part
 from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, int32
 from keepgate_kernels.cuda.tiles import (
     CHUNK_WORDS,
@@ -88,17 +88,20 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
     aim_tiles, own_row_pieces = make_aim_tiles(gates, shape), row_pieces(shape)
     own_tile_pieces = tile_pieces(gates, shape)
     piece_size, chunk_size = chunk_of(precision) // QUADS, chunk_of(precision)
-    finish, groups = make_finish(precision, gates), sum_groups(gates)
+    meet, scatter = make_meet(gates), make_scatter(precision, gates, shape)
+    put_part, read_column_scales = make_put_part(precision, gates, shape), make_column_scales(gates)
+    groups, known_size = sum_groups(gates), known_numbers(gates)
     stage_size, starts = shape.stage_words(gates) * WORD, make_starts(precision)
     wait, wait_for_all = waiting(shape.stages - 2), waiting(0)
     rows, threads, stages, split = shape.rows, shape.threads, shape.stages, shape.split
     ahead, both_rows, row_words = stages - 1, 2 * rows, rows * CHUNK_WORDS
-    across, stage_words = shape.blocks_across(gates), shape.stage_words(gates)
-    units, stride, sums_at = across * UNITS, shape.sum_stride(gates), split * stages * stage_words
-    all_sums, group_threads, column_warps = rows * stride, shape.group_threads, shape.column_warps
+    across = shape.blocks_across(gates)
+    group_words, x_part, in_parts = shape.group_words(gates), shape.x_part(gates), split > 1
+    units, sums_at = across * UNITS, 0 if in_parts else group_words
+    all_sums, group_threads, column_warps = shape.sum_words(gates), shape.group_threads, shape.column_warps
     tiles_across, own_tiles = across * gates, shape.blocks_of(gates) * gates
     own_rows, own_sums = shape.row_tiles * ROWS, shape.row_tiles * own_tiles * 4
-    quarters = QUARTERS // split
+    quarters, looks_early = QUARTERS // split, rows * units == threads
     quantised, one_warp = precision == "int8", shape.group_threads == WARP
     number = np.int32 if quantised else np.float32
     zero = number(0)
@@ -110,9 +113,11 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
         numbers = cuda.shared.array(0, types.float32)
         scales = cuda.shared.array(both_rows, types.float32)
         sums = cuda.local.array(own_sums, number)
+        known = cuda.local.array(known_size, types.float32)
+        x_scales = cuda.local.array(groups, types.float32)
+        h_scales = cuda.local.array(groups, types.float32)
         sources = cuda.local.array(own_row_pieces, types.int64)
         h_sources = cuda.local.array(own_row_pieces, types.int64)
-        sizes = cuda.local.array(own_row_pieces, types.int32)
         tile_sources = cuda.local.array(own_tile_pieces, types.int64)
         now, first = at
         thread = cuda.threadIdx.x & (threads - 1)  # as it is; so the compiler knows that it is not negative
@@ -135,11 +140,12 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
         if own_x == 0:
             tiles_at, begins, chunks = h_tiles, group * own_h, h_chunks
         aim_tiles(tile_sources, member, weights, tiles_at, tiles, begins, chunks)
-        own_stages = group * stages * stage_words
+        own_stages = group * group_words
         rows_to = shared_address(words, own_stages + member * 4)
         tiles_to = int32(rows_to + row_words * WORD)
         chunk = int32(0)
         fetch_tiles(words, tiles_to, member, weights, tile_sources, chunk)
+        room = int32(count - first_row - member // QUADS)
         last = int32(at32(batch.size - rows_at) // at32(ROW_WORDS)) - 1
         for index in range(own_row_pieces):
             piece = index * group_threads + member
@@ -149,14 +155,13 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
             h_place = place_of(h_kind, h_base, h_half, h_stride, row)
             x_place += group * own_x * chunk_size + piece % QUADS * piece_size
             h_place += group * own_h * chunk_size + piece % QUADS * piece_size
-            sizes[index] = int32(16)
             if row_number >= count:
-                x_place, h_place, sizes[index] = np.int64(0), np.int64(0), int32(0)
+                x_place, h_place = np.int64(0), np.int64(0)
             if own_x == 0:
                 x_place = h_place
             sources[index] = address_of(operands, x_place)
             h_sources[index] = address_of(operands, h_place)
-        fetch_rows(words, rows_to, operands, sources, sizes, chunk)
+        fetch_rows(words, rows_to, operands, sources, room, chunk)
         commit()
         if first_row >= count:  # as every thread of the block finds
             wait_for_all()
@@ -170,13 +175,14 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                     sources[index] = h_sources[index]
             if fetched < total:
                 to = fetched * stage_size
-                fetch_rows(words, rows_to + to, operands, sources, sizes, chunk)
+                fetch_rows(words, rows_to + to, operands, sources, room, chunk)
                 fetch_tiles(words, tiles_to + to, member, weights, tile_sources, chunk)
             commit()
             chunk = int32(chunk + 1)
 
-        for index in range(thread, all_sums, threads):
-            numbers[at32(sums_at + index)] = np.float32(0)
+        if not in_parts:
+            for index in range(thread, all_sums, threads):
+                numbers[at32(sums_at + index)] = np.float32(0)
         for index in range(own_sums):
             sums[index] = zero
         if quantised:
@@ -198,7 +204,16 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
         own_rows_at = shared_address(words, own_stages + warp_row * CHUNK_WORDS + row_start)
         own_tiles_at = shared_address(words, own_stages + row_words + warp_tile * TILE_WORDS + tile_start)
         kind = plan[KIND]
+        h_shift = 1 if kind in (GRU, GRU_RESET) else 0
         shift, scale_at, first_scale = 0, plan[X_WEIGHT_SCALES] + first_tile * UNITS, 0
+        column = thread % units
+        unit = cuda.blockIdx.x * units + column
+        memory, outcome = Memory(values, state, operands, work), outcome_of(plan)
+        inputs_at, limit = batch[INPUTS_AT], min(rows, count - first_row) if unit < plan[UNITS_OF] else 0
+        source = Source(rows_at, inputs_at, first_row, first, now, plan[START], plan[START_STRIDE])
+        own_row = Row(np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0))
+        if looks_early and thread // units < limit:
+            own_row = meet(memory, outcome, source, batch, thread // units, unit, known)
         stage, free = int32(0), int32(ahead * stage_size)
         fetched, done = int32(ahead), int32(0)
         ends = int32((own_x if own_x > 0 else own_h) // quarters)
@@ -220,7 +235,7 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                 else:
                     cuda.syncthreads()
                 if fetches:
-                    fetch_rows(words, rows_to + free, operands, sources, sizes, chunk)
+                    fetch_rows(words, rows_to + free, operands, sources, room, chunk)
                     fetch_tiles(words, tiles_to + free, member, weights, tile_sources, chunk)
                 commit()
                 multiply(words, own_rows_at + stage, own_tiles_at + stage, sums)
@@ -231,39 +246,32 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                 chunk, done = int32(chunk + 1), int32(done + 1)
             if done < ends:
                 continue
-            if ends > own_x:
-                first_scale, scale_at = rows, plan[H_WEIGHT_SCALES] + first_tile * UNITS
-                shift = 1 if kind in (GRU, GRU_RESET) else 0
-            for turn in range(split):
-                if split > 1:
-                    cuda.syncthreads()
-                if turn == group:
-                    fold(
-                        *(numbers, sums_at, shift, warp_row, warp_tile, lane, sums, scales, first_scale),
-                        *(values, scale_at, tiles),
-                    )
+            if in_parts:
+                sync_warp()  # the stages are free when h ends
+                put_part(numbers, own_stages + (x_part if ends <= own_x else 0), lane, sums)
+                for index in range(own_sums):
+                    sums[index] = zero
+            else:
+                if ends > own_x:
+                    first_scale, scale_at = rows, plan[H_WEIGHT_SCALES] + first_tile * UNITS
+                    shift = h_shift
+                fold(
+                    *(numbers, sums_at, shift, warp_row, warp_tile, lane, sums, scales, first_scale),
+                    *(values, scale_at, tiles),
+                )
             ends = int32(ends + own_h // quarters if done >= own_x else ends + own_x // quarters)
+        if in_parts and quantised and limit > 0:
+            if own_x > 0:
+                read_column_scales(values, plan[X_WEIGHT_SCALES], 0, unit, x_scales)
+            if own_h > 0:
+                read_column_scales(values, plan[H_WEIGHT_SCALES], h_shift, unit, h_scales)
+        if not looks_early and thread // units < limit:
+            own_row = meet(memory, outcome, source, batch, thread // units, unit, known)
         cuda.syncthreads()
-
-        # A thread's sums are all of one unit.
-        column = thread % units
-        unit = cuda.blockIdx.x * units + column
-        if unit >= plan[UNITS_OF]:
-            return
-        memory, outcome = Memory(values, state, operands, work), outcome_of(plan)
-        start_at, start_stride, inputs_at = plan[START] + unit, plan[START_STRIDE], batch[INPUTS_AT]
-        for index in range(thread // units, min(rows, count - first_row), threads // units):
-            row = row_of(batch, rows_at, first_row + index, first, now)
-            own = sums_at + index * stride + column
-            if kind == HOISTED:
-                place = outcome.work_base + outcome.work_stride * row.number + unit
-                for group_of in range(groups):
-                    sum_of = numbers[at32(own + group_of * units)]
-                    work[at64(place + group_of * outcome.width)] = sum_of
-                continue
-            start = start_at
-            if start_stride != 0:
-                start += start_stride * np.int64(batch[at64(inputs_at + row.given)])
-            finish(memory, outcome, row, unit, start, numbers, own, units)
+        phases = own_x > 0, own_h > 0, h_shift
+        scatter(
+            *(memory, outcome, source, batch, limit, unit, own_row, known, numbers, sums_at, phases),
+            *(scales, x_scales, h_scales),
+        )
 
     return bounded_kernel(step, threads, shape.held)

@@ -93,10 +93,25 @@ class Shape(NamedTuple):
         """Words from one row of sums to the next; 8 more than a multiple of 32 words keeps banks apart."""
         return sum_groups(gates) * self.blocks_across(gates) * UNITS + 8
 
+    def sum_words(self, gates: int) -> int:
+        """Words of all sums of a thread block; of those of a quarter."""
+        return self.rows * self.sum_stride(gates)
+
+    def x_part(self, gates: int) -> int:
+        """Where a thread group's sums of a quarter of x lie, in words behind its stages; those of h take the
+        stages' place when all is multiplied."""
+        return max(self.stages * self.stage_words(gates), self.sum_words(gates))
+
+    def group_words(self, gates: int) -> int:
+        """Shared memory of a thread group: stages, and sums of x if its quarter is not all of it."""
+        if self.split == 1:
+            return self.stages * self.stage_words(gates)
+        return self.x_part(gates) + self.sum_words(gates)
+
     def shared_bytes(self, gates: int) -> int:
-        """Dynamic shared memory of a thread block: stages, then sums."""
-        stages = self.split * self.stages * self.stage_words(gates)
-        return 4 * (stages + self.rows * self.sum_stride(gates))
+        """Dynamic shared memory of a thread block: thread groups, then the sums of one that takes all
+        quarters."""
+        return 4 * (self.split * self.group_words(gates) + self.sum_words(gates) * (self.split == 1))
 
 
 def sum_groups(gates: int) -> int:
@@ -104,10 +119,14 @@ def sum_groups(gates: int) -> int:
     return 4 if gates > 1 else 1
 
 
-SMALL = Shape("small", QUARTERS, 1, 1, 1, ((1, 4), (3, 1), (4, 1)), 3, 4)
+SMALL = Shape("small", QUARTERS, 1, 1, 1, ((1, 4), (3, 1), (4, 1)), 5, 3)
 """For few rows: what counts is to read the weights with as many threads as there are."""
-LARGE = Shape("large", 1, 4, 2, 2, ((1, 8), (3, 2), (4, 2)), 3, 1)
-"""For many rows: what counts is how often what was read is used."""
-MEDIUM = Shape("medium", 1, 2, 2, 2, ((1, 4), (3, 1), (4, 1)), 3, 4)
+TALL = Shape("tall", QUARTERS, 1, 1, 4, ((1, 4), (3, 1), (4, 1)), 3, 2)
+"""For some dozens of rows of a large layer: as many thread blocks, which read weights once for all rows."""
+MEDIUM = Shape("medium", 1, 2, 2, 2, ((1, 4), (3, 1), (4, 1)), 6, 3)
 """For what is too little for LARGE to have a thread block on every multiprocessor."""
-SHAPES = (SMALL, MEDIUM, LARGE)
+LARGE = Shape("large", 1, 4, 2, 2, ((1, 8), (3, 2), (4, 2)), 4, 1)
+"""For many rows: what counts is how often what was read is used."""
+HUGE = Shape("huge", 1, 4, 2, 4, ((1, 8), (3, 2), (4, 2)), 3, 1)
+"""For very many rows, where a thread block has the shared memory of a Hopper."""
+SHAPES = (SMALL, TALL, MEDIUM, LARGE, HUGE)

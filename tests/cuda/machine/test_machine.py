@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from cuda_report import pretended
 from keepgate_kernels.cuda import ptx
+from llvmlite import ir
 from numba import cuda
 from numba.cuda import types
+from numba.cuda.extending import intrinsic
 from support.ptx_machine import build
 from support.ptx_machine.direct import Machine, MachineError
 from support.ptx_machine.operands import UnknownError
@@ -128,14 +130,14 @@ def test_a_barrier_that_not_all_reach(machine: Machine) -> None:
 
 @functools.cache
 def copies(waits: int, syncs: bool) -> Kernel:
-    """Copies 16 bytes a thread, and waits until so many groups of copies are on their way."""
+    """Copies 16 bytes a thread, zeros for the first two, and waits until so many groups are on their way."""
     wait = ptx.waiting(waits)
 
     def kernel(source: Any, target: Any) -> None:
         held = cuda.shared.array(128, types.uint32)
         at = cuda.threadIdx.x
         to, place = ptx.shared_address(held, np.int32(at * 4)), ptx.address_of(source, at * 4)
-        ptx.copy16(held, to, source, place, np.int32(16))
+        ptx.copy16(held, to, source, place, np.int32(at), np.int32(1))
         ptx.commit()
         wait()
         if syncs:
@@ -149,6 +151,7 @@ def copies(waits: int, syncs: bool) -> Kernel:
 def test_copies_arrive(machine: Machine) -> None:
     source, target = np.arange(128, dtype=np.uint32), np.zeros(128, np.uint32)
     machine.launch(compiled(machine, copies(0, True), WORDS, WORDS), 1, 32, source, target)
+    source[:8] = 0
     assert (target == np.roll(source, -4)).all()
 
 
@@ -231,6 +234,35 @@ def test_lanes_take_numbers_of_each_other(machine: Machine) -> None:
     assert across.tolist() == [lane ^ 5 for lane in range(32)]
     with pytest.raises(MachineError, match="a shuffle by 16 lanes"):
         machine.launch(kernel, 1, 16, source, up, across)
+
+
+@intrinsic  # type: ignore[untyped-decorator]  # numba-cuda has no types
+def small_products(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """c + the halves of a times bytes of b: the lower two, then the upper two."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        kind = ir.FunctionType(word, [word] * 3)
+        low, high = (f"dp2a.{half}.u32.u32 $0, $1, $2, $3;" for half in ("lo", "hi"))
+        first = builder.call(ir.InlineAsm(kind, low, "=r,r,r,r"), args)
+        return builder.call(ir.InlineAsm(kind, high, "=r,r,r,r"), [*args[:2], first])
+
+    return types.uint32(types.uint32, types.uint32, types.uint32), generate
+
+
+def adds_small_products(a: Any, b: Any, out: Any) -> None:
+    at = cuda.threadIdx.x
+    out[at] = small_products(a[at], b[at], out[at])
+
+
+def test_sums_of_small_products(machine: Machine) -> None:
+    rng = np.random.default_rng(0)
+    a, b, out = (rng.integers(0, 1 << 32, 32, np.uint32) for _ in range(3))
+    low, high = a & 0xFFFF, a >> np.uint32(16)
+    parts = [b >> np.uint32(8 * byte) & np.uint32(0xFF) for byte in range(4)]
+    expected = out + low * parts[0] + high * parts[1] + low * parts[2] + high * parts[3]
+    machine.launch(compiled(machine, adds_small_products, WORDS, WORDS, WORDS), 1, 32, a, b, out)
+    assert (out == expected).all()
 
 
 def meets(counter: Any, out: Any) -> None:

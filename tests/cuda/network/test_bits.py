@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from keepgate_kernels import PRECISIONS, CellKind, ModelSpec
-from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SMALL
+from keepgate_kernels.cuda.tiles import SHAPES, SMALL
 from support.bits import answers
 from support.cuda_runs import cuda_network
 from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
@@ -30,8 +30,8 @@ def test_every_shape_of_tile(precision: str, kind: str) -> None:
     tensors, sequences = random_tensors(spec), list(random_inputs(spec, (18, 1)))
     found = [
         answers(cuda_network(spec, tensors, slots=18, precision=precision, shape=shape), sequences, 18, 1)
-        for shape in (SMALL, MEDIUM, LARGE)
+        for shape in SHAPES
     ]
-    assert found[0] == found[1] == found[2]
+    assert all(each == found[0] for each in found)
     alone = cuda_network(spec, tensors, slots=1, precision=precision, shape=SMALL)
     assert answers(alone, sequences[17:], 1, 1) == found[0][17:]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keepgate_kernels import PRECISIONS, CellKind, Lanes, Sampling, reference
 from keepgate_kernels.cuda import packing
-from keepgate_kernels.cuda.tiles import LARGE, MEDIUM, SMALL, Shape
+from keepgate_kernels.cuda.tiles import SHAPES, SMALL, Shape
 from support.checks import WITH_CELL_STATE, check_exact, check_zeros
 from support.cuda_runs import check, cuda_network
 from support.random_models import feature_spec, random_inputs, random_tensors, token_spec
@@ -59,7 +59,7 @@ def test_sizes_around_quarters(precision: str, size: int, hidden: int) -> None:
     check(spec, random_inputs(spec, (1, 1)), precision)
 
 
-@pytest.mark.parametrize("shape", [MEDIUM, LARGE], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("shape", SHAPES[1:], ids=lambda shape: shape.name)
 @pytest.mark.parametrize(
     ("kind", "precision"), [("lstm", "bf16"), ("gru", "fp32"), ("cifg", "int8"), ("rnn_relu", "int8")]
 )
