@@ -68,25 +68,39 @@ test-rungs: $(VENV)/development ## Run the kernels' tests on every other rung th
 		hypothesis pytest
 	@touch $@
 
-CUDA_TESTS := .venv-cuda/bin/python -m pytest --confcutdir tests/cuda -p no:cacheprovider
+# On a machine with a GPU from which nothing can be fetched, CUDA_PYTHON=python3 takes an environment that is there.
+ifdef CUDA_PYTHON
+CUDA_READY := kernels/pyproject.toml
+CUDA_PEERS_READY := $(CUDA_READY)
+CUDA_PEERS_PYTHON := $(CUDA_PYTHON)
+export PYTHONPATH := kernels:protos:clients/python:service:tests
+else
+CUDA_READY := .venv-cuda/ready
+CUDA_PEERS_READY := .venv-cuda-peers/ready
+CUDA_PYTHON := .venv-cuda/bin/python
+CUDA_PEERS_PYTHON := .venv-cuda-peers/bin/python
+CUDA_SANITIZER := $(CUDA_PYTHON) -m pip --disable-pip-version-check --quiet install \
+	--constraint constraints-cuda12.txt nvidia-cuda-sanitizer-api-cu12
+endif
+
+CUDA_TESTS := $(CUDA_PYTHON) -m pytest --confcutdir tests/cuda -p no:cacheprovider
 
 .PHONY: test-cuda-sim
-test-cuda-sim: .venv-cuda/ready ## Run the CUDA kernels' PTX on a simulated device, compile and assemble them: needs no GPU
+test-cuda-sim: $(CUDA_READY) ## Run the CUDA kernels' PTX on a simulated device, compile and assemble them: needs no GPU
 	@mkdir -p build
 	@$(CUDA_TESTS) tests/cuda/compiled tests/cuda/machine $(ARGS) >build/cuda-compiled.log 2>&1 & compiled=$$!; \
-	PYTHONPATH=tests .venv-cuda/bin/python -m support.ptx_machine $(CUDA_TESTS) tests/cuda/network $(ARGS); \
+	PYTHONPATH=tests$${PYTHONPATH:+:$$PYTHONPATH} $(CUDA_PYTHON) -m support.ptx_machine $(CUDA_TESTS) tests/cuda/network $(ARGS); \
 	network=$$?; wait $$compiled; compiled=$$?; cat build/cuda-compiled.log; exit $$((network + compiled))
 
 .PHONY: test-cuda
-test-cuda: .venv-cuda/ready ## Run the CUDA kernels' tests on a device, under compute-sanitizer too
-	.venv-cuda/bin/python -m pip --disable-pip-version-check --quiet install \
-		--constraint constraints-cuda12.txt nvidia-cuda-sanitizer-api-cu12
-	.venv-cuda/bin/python -c 'from keepgate_kernels.cuda.launch import multiprocessors; multiprocessors()'
+test-cuda: $(CUDA_READY) ## Run the CUDA kernels' tests on a device, under compute-sanitizer too
+	$(CUDA_SANITIZER)
+	$(CUDA_PYTHON) -c 'from keepgate_kernels.cuda.launch import multiprocessors; multiprocessors()'
 	$(CUDA_TESTS) tests/cuda/network tests/cuda/device $(ARGS)
 
 .PHONY: cuda-report
-cuda-report: .venv-cuda/ready ## Write what ptxas says of the CUDA kernels into docs/performance.md
-	.venv-cuda/bin/python benchmarks/cuda_report.py
+cuda-report: $(CUDA_READY) ## Write what ptxas says of the CUDA kernels into docs/performance.md
+	$(CUDA_PYTHON) benchmarks/cuda_report.py
 
 .PHONY: lint
 lint: $(VENV)/development ## Check formatting, style, types and the Dockerfile
@@ -201,8 +215,8 @@ CUDA_PEERS := .venv-cuda-peers/bin/python -m pip --disable-pip-version-check --q
 	@touch $@
 
 .PHONY: bench-cuda
-bench-cuda: .venv-cuda-peers/ready ## Check and measure the CUDA kernels beside cuDNN and torch.compile: needs a GPU
-	.venv-cuda-peers/bin/python benchmarks/cuda_kernels.py $(ARGS)
+bench-cuda: $(CUDA_PEERS_READY) ## Check and measure the CUDA kernels beside cuDNN and torch.compile: needs a GPU
+	$(CUDA_PEERS_PYTHON) benchmarks/cuda_kernels.py $(ARGS)
 
 .PHONY: bench-service
 bench-service: $(VENV)/peers .venv-peers/ready ## Measure the service beside servers by hand and MLServer

@@ -26,6 +26,7 @@ from cuda_bench.pytorch import missing, versions
 from keepgate_kernels.errors import DeviceMissingError
 
 RESULTS = Path(__file__).parent / "results" / "cuda.json"
+SHAPES = RESULTS.with_name("cuda-shapes.json")
 PLOT = Path(__file__).parents[1] / "docs" / "performance-cuda.png"
 MODES = ("default",)
 TUNED = (*MODES, "max-autotune-no-cudagraphs")
@@ -132,6 +133,7 @@ def main() -> None:
     parser.add_argument(
         "--autotune", action="store_true", help="torch.compile in a mode too that takes long to compile"
     )
+    parser.add_argument("--shapes", action="store_true", help="time our own kernels' shapes, and no peers")
     parser.add_argument("--device", action="store_true", help="only say which device there is")
     arguments = parser.parse_args()
     chosen, modes = arguments.width or widths, TUNED if arguments.autotune else MODES
@@ -143,6 +145,11 @@ def main() -> None:
         )
     if arguments.device:
         print(name)
+        return
+    if arguments.shapes:
+        from cuda_bench.shapes import report  # noqa: PLC0415
+
+        SHAPES.write_text(json.dumps({"device": name, "results": list(report(chosen))}, indent=1) + "\n")
         return
     if reason := missing():
         sys.exit(reason)

@@ -28,6 +28,11 @@ def name_of_device() -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
+def megahertz() -> float:
+    """Clocks a microsecond at the most."""
+    return float(cuda.get_current_device().CLOCK_RATE) / 1e3
+
+
 def microseconds(put: Callable[[], Any], stream: Any, repeats: int) -> float:
     """Median time of one of `repeats` things that `put` puts into a stream of numba-cuda."""
     times: list[float] = []

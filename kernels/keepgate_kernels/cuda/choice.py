@@ -18,6 +18,8 @@ SHARE_BYTES = 24
 """The same when all read: of the 132 of an H200 5.6 TB/s at 1.755 GHz. Reasoned."""
 READ_CLOCKS = 800
 """From the L2 cache, under load. Reasoned."""
+FAR_CLOCKS = 1600
+"""From memory, for weights that the L2 cache cannot keep from one step to the next. Reasoned."""
 MULTIPLY_ADDS = {"fp32": 128, "bf16": 1024, "int8": 2048}
 """A clock and multiprocessor: FMA, and mma.sync on sm_80, of which a Hopper does somewhat more."""
 BLOCK_CLOCKS = 3000
@@ -26,16 +28,20 @@ UNIT_INSTRUCTIONS = 150
 """To make one unit's sums state: see docs/performance.md."""
 ISSUED = 4
 """Instructions of a warp that a multiprocessor begins in a clock."""
+ROW_BYTES = 40
+"""Of shared memory, that a thread block keeps of each row: its places and scales."""
 RESERVED_BYTES = 1024
 """Of shared memory, in every thread block."""
 
 
 class Device(NamedTuple):
-    """Multiprocessors, and bytes of shared memory: of one of them, and that a thread block may have."""
+    """Multiprocessors; bytes of shared memory of one of them, and that a thread block may have; of the L2
+    cache."""
 
     multiprocessors: int
     shared_bytes: int
     most_shared_bytes: int
+    cache_bytes: int
 
 
 class Work(NamedTuple):
@@ -45,6 +51,14 @@ class Work(NamedTuple):
     gates: int
     blocks: int
     chunks: int
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all tiles."""
+        return self.blocks * self.gates * self.chunks * TILE_BYTES
+
+
+TILE_BYTES = TILE_WORDS * 4
 
 
 def fits(shape: Shape, gates: int, device: Device) -> bool:
@@ -57,14 +71,15 @@ def clocks(shape: Shape, work: Work, rows: int, device: Device) -> float:
     across, down = -(-work.blocks // shape.blocks_across(work.gates)), -(-rows // shape.rows)
     blocks, tiles = across * down, shape.blocks_across(work.gates) * work.gates
     own = -(-blocks // device.multiprocessors)  # thread blocks of the busiest multiprocessor
-    taken = shape.shared_bytes(work.gates) + RESERVED_BYTES
+    taken = shape.shared_bytes(work.gates) + shape.rows * ROW_BYTES + RESERVED_BYTES
     at_once = min(own, shape.held, max(1, device.shared_bytes // taken))
     row_bytes = min(rows, shape.rows) * CHUNK_BYTES  # rows that are not there are not read
-    chunk_bytes = row_bytes + tiles * TILE_WORDS * 4
+    chunk_bytes = row_bytes + tiles * TILE_BYTES
     under_way = at_once * shape.split * (shape.stages - 1) * chunk_bytes
     size = work.chunks * chunk_bytes
+    trip = READ_CLOCKS if work.weight_bytes < device.cache_bytes else FAR_CLOCKS
     reading = max(
-        own * size / min(PORT_BYTES, under_way / READ_CLOCKS),
+        own * size / min(PORT_BYTES, under_way / trip),
         blocks * size / (SHARE_BYTES * device.multiprocessors),
     )
     products = shape.rows * tiles * UNITS * chunk_of(work.precision)
@@ -81,6 +96,6 @@ def choices(work: Work, most_rows: int, device: Device) -> tuple[Shape, ...]:
     return tuple(min(fitting, key=lambda shape: clocks(shape, work, rows, device)) for rows in sizes)
 
 
-def place_of(rows: int) -> int:
+def index_of(rows: int) -> int:
     """Where in `choices` the shape for so many rows stands."""
     return (rows - 1).bit_length()

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keepgate_kernels.cuda.plan import BY_ROW, FINAL, FIRST_INPUT, LANE_OF, NEW, ROW_WORDS, SLOT, STEPS
+from keepgate_kernels.cuda.ptx import plus_product
 from keepgate_kernels.cuda.target import at64, device_function
 
 
@@ -59,4 +60,6 @@ def place_of(kind: Any, base: Any, half: Any, stride: Any, row: Any) -> Any:
         which = row.phase >> 1
     elif kind == BY_ROW:
         which, number = 0, row.number
-    return base + half * which + stride * number
+    if which:
+        base += half
+    return plus_product(base, stride, number)

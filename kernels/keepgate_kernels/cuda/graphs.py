@@ -1,8 +1,7 @@
 """Launches that are repeated with the same arguments, recorded once and replayed as a CUDA graph.
 
-numba-cuda 0.30 has no graphs of its own, but neither its launches nor its copies from pinned memory wait,
-allocate or look at the stream, so the driver's stream capture, which it brings as cuda.bindings, records
-them.
+numba-cuda 0.30 has no graphs of its own. Launches and copies are the driver's (see `calls`), and neither wait
+nor allocate, so the driver's stream capture records them.
 """
 
 from __future__ import annotations

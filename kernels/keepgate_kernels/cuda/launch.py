@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda
@@ -13,16 +13,18 @@ from numba.cuda import types
 from numba.cuda.cudadrv.driver import device_memset
 from numpy.typing import NDArray
 
+from keepgate_kernels.cuda import calls
+from keepgate_kernels.cuda.calls import Function
 from keepgate_kernels.cuda.catalogue import Entry
 from keepgate_kernels.cuda.choice import Device
 from keepgate_kernels.cuda.graphs import Graphs
 from keepgate_kernels.cuda.kept import keep
-from keepgate_kernels.cuda.target import DYNAMIC_SHARED_BYTES, FAILURES, driver
+from keepgate_kernels.cuda.target import DYNAMIC_SHARED_BYTES, FAILURES, SHARED_CARVEOUT, driver
 from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
 
 LEAST_CAPABILITY = (8, 0)
 """Ampere: mma for bf16 and int8, and cp.async."""
-OWN_SHARED_BYTES = 4 << 10
+OWN_SHARED_BYTES = 11 << 10
 """Room for a kernel's arrays of a fixed size, which count towards the limits of shared memory."""
 OUT_OF_MEMORY = 2
 """CUDA_ERROR_OUT_OF_MEMORY."""
@@ -72,7 +74,8 @@ def most_shared_bytes() -> int:
 def limits() -> Device:
     """What shapes are chosen by, of the current device. Raises DeviceMissingError."""
     count, device = multiprocessors(), cuda.get_current_device()
-    return Device(count, int(device.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR), most_shared_bytes())
+    shared_bytes, cache_bytes = device.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR, device.L2_CACHE_SIZE
+    return Device(count, int(shared_bytes), most_shared_bytes(), int(cache_bytes))
 
 
 @functools.cache
@@ -83,20 +86,30 @@ def architecture() -> str:
     return f"sm_{major}{minor}"
 
 
-_loaded: dict[str, Any] = {}
+class Loaded(NamedTuple):
+    """A kernel: as numba-cuda dispatches it, compiled for its one signature, and on the device."""
+
+    kernel: Any
+    compiled: Any
+    function: Function
 
 
-def _load(entry: Entry) -> Any:
+_loaded: dict[str, Loaded] = {}
+
+
+def _load(entry: Entry) -> Loaded:
     """A kernel, compiled for the device and allowed to have as much shared memory as there is."""
     kernel = entry.make()
     keep(kernel, entry.name)
     compiled = kernel.compile(signature(entry.arguments))
     compiled.bind()
+    handle, device = compiled._codelibrary.get_cufunc().handle, cuda.get_current_device()
     if entry.shared_bytes:
         # Not what this entry needs: one of another size may share the kernel, and the limit with it.
-        function, device = compiled._codelibrary.get_cufunc(), cuda.get_current_device()
-        driver.cuKernelSetAttribute(DYNAMIC_SHARED_BYTES, most_shared_bytes(), function.handle, device.id)
-    return kernel
+        driver.cuKernelSetAttribute(DYNAMIC_SHARED_BYTES, most_shared_bytes(), handle, device.id)
+        # All of what shared memory and the L1 cache divide: as many thread blocks at once as were counted on.
+        driver.cuKernelSetAttribute(SHARED_CARVEOUT, 100, handle, device.id)
+    return Loaded(kernel, compiled, Function(handle, compiled.cooperative))
 
 
 def signature(arguments: tuple[tuple[str, int], ...]) -> tuple[Any, ...]:
@@ -119,28 +132,30 @@ class Queue:
         with told("starting on the device"):
             self.stream = cuda.stream()
             self.graphs = Graphs(self.stream)
+        self._parameters, self._stream = calls.Parameters(), int(self.stream.handle)
 
     def enter(self) -> None:
         """Let the calling thread use the device."""
         cuda.current_context()
 
-    def load(self, entry: Entry) -> Any:
+    def load(self, entry: Entry) -> Loaded:
         """The kernel, compiled if it was not yet."""
-        kernel = _loaded.get(entry.name)
-        if kernel is None:
-            kernel = _loaded[entry.name] = _load(entry)
-        return kernel
+        loaded = _loaded.get(entry.name)
+        if loaded is None:
+            loaded = _loaded[entry.name] = _load(entry)
+        return loaded
 
     def holds(self, entry: Entry, blocks: int) -> bool:
         """Whether the device can run so many thread blocks of a kernel at once, as a barrier of all needs."""
         if entry.shared_bytes > most_shared_bytes():
             return False
-        (compiled,) = self.load(entry).overloads.values()
+        compiled = self.load(entry).compiled
         return bool(compiled.max_cooperative_grid_blocks(entry.threads, entry.shared_bytes) >= blocks)
 
     def launch(self, entry: Entry, grid: tuple[int, int], *arguments: Any) -> None:
-        """Start a kernel on a grid of thread blocks."""
-        self.load(entry)[grid, entry.threads, self.stream, entry.shared_bytes](*arguments)
+        """Start a kernel on a grid of thread blocks, with what `calls.Parameters` takes."""
+        function, parameters = self.load(entry).function, self._parameters.put(arguments)
+        calls.launch(function, grid, entry.threads, entry.shared_bytes, self._stream, parameters)
 
     def array(self, size: int, kind: Any) -> Any:
         """Device memory of zeros, 1-D."""
@@ -160,11 +175,11 @@ class Queue:
 
     def upload(self, target: Any, source: NDArray[Any], count: int) -> None:
         """Start copying the first elements of a host array, which must stay as it is until `wait`."""
-        target[:count].copy_to_device(source[:count], stream=self.stream)
+        calls.upload(target, source, count, self._stream)
 
     def download(self, target: NDArray[Any], source: Any, first: int, count: int) -> None:
         """Start copying elements of a device array into the first of a host array."""
-        source[first : first + count].copy_to_host(target[:count], stream=self.stream)
+        calls.download(target, source, first, count, self._stream)
 
     def wait(self) -> None:
         """Until all is done."""

@@ -119,28 +119,29 @@ class Layout:
         rows = (SEQUENCE_ROWS + SEQUENCE_SLACK) * int(self.has_sequences)
         self.kept_inputs = self._operands(rows * self.input_stride)
         self.kept_input_scales = self._work(rows)
-        self.kept = self._operands(rows * int(self.layers[:, LAYER_ROWS_STRIDE].max()))
+        # Each layer has its own, so that what lies behind its units stays zero.
+        self.kept = [self._operands(rows * int(stride)) for stride in self.layers[:, LAYER_ROWS_STRIDE]]
         widest = max(UNITS * blocks_of(layer.hidden_size) for layer in spec.layers)
         self.kept_sums = self._work(rows * 4 * widest)
 
-    def sequence_plans(self, product: Plan, before: int | None, groups: int) -> tuple[Plan | None, Plan]:
-        """The plan of the products with x of all steps, if there are any, and that of the steps.
+    def sequence_plans(self, product: Plan, index: int, groups: int) -> tuple[Plan | None, Plan]:
+        """Of a layer: the plan of the products with x of all steps, if there are any, and that of the steps.
 
-        before: the layer whose kept rows are x, or None for those that the feed made.
+        x are the kept rows of the layer before, or those that the feed made.
         """
         steps = product.copy()
-        steps[p.WORK_BASE], steps[p.SCRATCH] = p.ABSENT, self.kept
+        steps[p.WORK_BASE], steps[p.SCRATCH] = p.ABSENT, self.kept[index]
         if not product[p.X_CHUNKS]:
             return None, steps
         hoisted = product.copy()
         hoisted[p.KIND], hoisted[p.H_CHUNKS] = p.HOISTED, 0
         hoisted[p.X_PLACE], hoisted[p.X_HALF] = p.BY_ROW, 0
-        if before is None:
+        if index == 0:
             hoisted[p.X_BASE] = self.kept_inputs
             if self.precision == "int8":
                 hoisted[p.X_SCALES] = self.kept_input_scales
         else:
-            hoisted[p.X_BASE] = self.kept
+            hoisted[p.X_BASE] = self.kept[index - 1]
         for plan in (hoisted, steps):
             plan[p.WORK_BASE], plan[p.WORK_STRIDE] = self.kept_sums, groups * product[p.WIDTH]
         return hoisted, steps

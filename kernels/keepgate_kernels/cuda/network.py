@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from keepgate_kernels.cuda import plan as p
 from keepgate_kernels.cuda.answers import ANSWER_WORDS
+from keepgate_kernels.cuda.calls import Tail
 from keepgate_kernels.cuda.catalogue import Entry, entries, head_entries, step_entry
-from keepgate_kernels.cuda.choice import choices, place_of
+from keepgate_kernels.cuda.choice import choices, index_of
 from keepgate_kernels.cuda.launch import Queue, architecture, limits, pinned, told
 from keepgate_kernels.cuda.layout import LAYER_SCALES, SEQUENCE_ROWS, Layout, row_threads
 from keepgate_kernels.cuda.packing import Packed, Product, folds, pack
@@ -199,7 +200,7 @@ class CudaNetwork:
     def _run_sequence(self, plans: Sequences, turn: Turn) -> None:
         """All steps of the lanes, layer by layer, so many at a time as there is room for."""
         slots, total, arrivals = self.slots, turn.counts.size, 0
-        batch, numbers = self._batch[turn.flat :], self._numbers[turn.flat :]
+        batch, numbers = Tail(self._batch, turn.flat), Tail(self._numbers, turn.flat)
         memory = (slots.state, slots.operands, self._weights, self._values, slots.work)
         most = max(1, SEQUENCE_ROWS // turn.lanes)
         for first in range(0, total, most):
@@ -224,7 +225,7 @@ class CudaNetwork:
         self._launch(*product, rows, self._batch, (step, first))
 
     def _launch(self, own: Product, plan: Any, rows: int, batch: Any, at: tuple[int, int]) -> None:
-        shape = self.shape or self._choices[own.work][place_of(rows)]
+        shape = self.shape or self._choices[own.work][index_of(rows)]
         across = -(-own.blocks // shape.blocks_across(own.gates))
         self._queue.launch(
             step_entry(self._precision, own.gates, shape),

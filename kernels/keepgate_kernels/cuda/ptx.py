@@ -27,6 +27,8 @@ def _element(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 
 WORD = 4
 """What an address in shared memory grows by from one word to the next."""
+SHARED_ALIGNMENT = 128
+"""Of dynamic shared memory: copies want 16 bytes, and pieces of fp32 change places within 64."""
 
 
 @intrinsic
@@ -60,6 +62,17 @@ def moved_on(typing, source, address, elements):
         return builder.add(args[1], builder.mul(args[2], ir.Constant(_I64, size)))
 
     return types.int64(source, types.int64, types.int64), generate
+
+
+@intrinsic
+def plus_product(typing, base, a, b):
+    """base + a b, of a and b the low 32 bits, as numbers without a sign: one instruction, and not three."""
+
+    def generate(context, builder, signature, args):
+        low = [builder.trunc(factor, _I32) for factor in args[1:]]
+        return _asm(builder, _I64, "mad.wide.u32 $0, $1, $2, $3;", "=l,r,r,l", [*low, args[0]], False)
+
+    return types.int64(types.int64, types.int64, types.int64), generate
 
 
 @intrinsic
@@ -114,6 +127,16 @@ def load4(typing, shared, address):
         return context.make_tuple(builder, result, parts)
 
     return result(shared, types.int32), generate
+
+
+@intrinsic
+def load1(typing, shared, address):
+    """The float32 at an address in shared memory."""
+
+    def generate(context, builder, signature, args):
+        return _asm(builder, _F32, "ld.shared.f32 $0, [$1];", "=f,r,~{memory}", [args[1]], True)
+
+    return types.float32(shared, types.int32), generate
 
 
 @intrinsic

@@ -53,6 +53,8 @@ from keepgate_kernels.cuda.target import device_function
 from keepgate_kernels.cuda.tiles import WARP
 
 THREADS = WARP
+AT_ONCE = 8
+"""Numbers that a thread reads before it writes any: no load passes a store."""
 
 
 def make_put_row(precision: str) -> Any:
@@ -82,8 +84,14 @@ def make_put_row(precision: str) -> Any:
             inverse = LEVELS / largest
             if thread == 0:
                 work[scale_at] = largest * np.float32(1 / 127)
-        for index in range(thread, count, THREADS):
-            operands[place + index] = rounded(source[at + index], inverse)
+        read = cuda.local.array(AT_ONCE, types.float32)
+        for first in range(thread, count, AT_ONCE * THREADS):
+            for number in range(AT_ONCE):
+                read[number] = source[at + min(first + number * THREADS, count - 1)]
+            for number in range(AT_ONCE):
+                index = first + number * THREADS
+                if index < count:
+                    operands[place + index] = rounded(read[number], inverse)
 
     return put_row
 

@@ -16,8 +16,9 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from keepgate_kernels.cuda.finish import Memory, known_numbers, make_finish, make_look, outcome_of
+from keepgate_kernels.cuda.finish import Memory, is_bad, known_numbers, make_finish, make_look
 from keepgate_kernels.cuda.gather import Row, later, place_of, row_of
+from keepgate_kernels.cuda.places import KEPT, keep_places, kept_places, outcome_of, places_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
     ARRIVED,
@@ -35,8 +36,6 @@ from keepgate_kernels.cuda.plan import (
     LANES,
     ROWS_AT,
     SCRATCH,
-    START,
-    START_STRIDE,
     UNITS_OF,
     WIDTH,
 )
@@ -50,7 +49,7 @@ from keepgate_kernels.cuda.product import (
     row_pieces,
     tile_pieces,
 )
-from keepgate_kernels.cuda.ptx import WORD, address_of, commit, shared_address, waiting
+from keepgate_kernels.cuda.ptx import SHARED_ALIGNMENT, WORD, address_of, commit, shared_address, waiting
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE, LEVELS, make_rounded
 from keepgate_kernels.cuda.sums import make_add_parts, make_column_scales, make_put_part
 from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, device_function, int32
@@ -94,7 +93,7 @@ def make_sequence(precision: str, gates: int) -> Any:
     chunk_step, starts = chunk_words * WORD, make_starts(precision)
     own_sums, down = tiles_across * 4, threads // units
     own_units = rows // down
-    own_begun, own_known = own_units * groups, own_units * known_size
+    own_begun, own_known, own_kept = own_units * groups, own_units * known_size, own_units * KEPT
     quantised = precision == "int8"
     number = np.int32 if quantised else np.float32
     zero = number(0)
@@ -113,27 +112,21 @@ def make_sequence(precision: str, gates: int) -> Any:
                     begun[index * groups + group] = work[at64(place + group * outcome.width)]
 
     @device_function
-    def row_in_registers(
-        thread: Any, index: Any, slots: Any, lane_numbers: Any, phases: Any, givens: Any
-    ) -> Any:
+    def row_in_registers(thread: Any, index: Any, slots: Any, phases: Any, givens: Any) -> Any:
         """The thread's row of that index, at the first step."""
-        return Row(
-            np.int64(thread // units + index * down),
-            np.int64(slots[index]),
-            np.int64(lane_numbers[index]),
-            np.int64(phases[index]),
-            np.int64(givens[index]),
-        )
+        number, slot = np.int64(thread // units + index * down), np.int64(slots[index])
+        return Row(number, slot, number, np.int64(phases[index]), np.int64(givens[index]))
 
     def sequence(
         batch: Any, state: Any, operands: Any, weights: Any, values: Any, work: Any, plan: Any, at: Any
     ) -> None:
-        words = cuda.shared.array(0, types.uint32)
-        numbers = cuda.shared.array(0, types.float32)
+        words = cuda.shared.array(0, types.uint32, SHARED_ALIGNMENT)
+        numbers = cuda.shared.array(0, types.float32, SHARED_ALIGNMENT)
         sums = cuda.local.array(own_sums, number)
         begun = cuda.local.array(own_begun, types.float32)
         coming = cuda.local.array(own_begun, types.float32)
         known = cuda.local.array(own_known, types.float32)
+        kept = cuda.local.array(own_kept, types.int64)
         totals = cuda.local.array(groups, types.float32)
         column_scales = cuda.local.array(groups, types.float32)
         sources = cuda.local.array(own_row_pieces, types.int64)
@@ -161,7 +154,7 @@ def make_sequence(precision: str, gates: int) -> Any:
         first_tile = cuda.blockIdx.x * tiles_across
         column = thread % units
         unit = cuda.blockIdx.x * units + column
-        units_of, start_at, start_stride = plan[UNITS_OF], plan[START] + unit, plan[START_STRIDE]
+        units_of = plan[UNITS_OF]
         tiles = width // UNITS * gates - first_tile
         tiles_at = plan[H_WEIGHTS] + first_tile * chunks * TILE_WORDS
         shift, plan_scratch, last_step = 1 if plan[KIND] == GRU else 0, plan[SCRATCH], first_step + steps - 1
@@ -203,16 +196,15 @@ def make_sequence(precision: str, gates: int) -> Any:
                 sources[index], next_sources[index] = next_sources[index], sources[index]
             for index in range(own_units):
                 if thread // units + index * down < count and unit < units_of:
-                    row = row_in_registers(thread, index, slots, lane_numbers, phases, givens)
-                    start = start_at
-                    if start_stride != 0:
-                        start += start_stride * np.int64(batch[at64(inputs_at + (givens[index] + turn))])
-                    look(memory, outcome, later(row, turn), unit, start, known, index * known_size)
+                    row = row_in_registers(thread, index, slots, phases, givens)
+                    places = places_of(outcome, batch, inputs_at, later(row, turn))
+                    keep_places(kept, index, places)
+                    look(memory, outcome, places, unit, known, index * known_size)
             following = min(first_step + turn + 1, last_step)
             next_count = batch[at64(counts_at + following)]
-            read_begun(
-                coming, work, outcome, (following - first_step) * lanes, next_count, thread, unit, units_of
-            )
+            # Of all lanes, also of those that have ended: what reads their sums must not wait for the count.
+            next_row = (following - first_step) * lanes
+            read_begun(coming, work, outcome, next_row, lanes, thread, unit, units_of)
             wait()
             sync_warp()
             rows_of, tiles_of = own_rows_at, own_tiles_at
@@ -226,15 +218,16 @@ def make_sequence(precision: str, gates: int) -> Any:
             for index in range(own_units):
                 own_row = thread // units + index * down
                 if own_row < count and unit < units_of:
-                    row = row_in_registers(thread, index, slots, lane_numbers, phases, givens)
                     for number_of in range(groups):
                         totals[number_of] = begun[index * groups + number_of]
                     own_place = own_parts_at + index * down * stride
                     add_parts(numbers, own_place, shift, BOUNDED_SCALE, column_scales, totals)
-                    row, at_known = later(row, turn), index * known_size
-                    h = finish(memory, outcome, row, unit, known, at_known, totals)
-                    kept = plan_scratch + outcome.out_stride * (turn * lanes + own_row)
-                    operands[at64(kept + unit)] = rounded(h, LEVELS)
+                    places = kept_places(kept, index, outcome, own_row)
+                    h = finish(memory, outcome, places, unit, known, index * known_size, totals)
+                    if is_bad(outcome, h):
+                        work[at64(outcome.bad + lane_numbers[index])] = np.float32(1)
+                    at_step = plan_scratch + outcome.out_stride * (turn * lanes + own_row)
+                    operands[at64(at_step + unit)] = rounded(h, LEVELS)
             for index in range(own_begun):
                 begun[index] = coming[index]
             count = next_count

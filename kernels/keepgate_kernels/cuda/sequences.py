@@ -39,7 +39,7 @@ class Sequences:
         self.fits = True
         for index, (product,) in enumerate(packed.layers):
             groups = sum_groups(product.gates)
-            hoisted, steps = layout.sequence_plans(product.plan, index - 1 if index else None, groups)
+            hoisted, steps = layout.sequence_plans(product.plan, index, groups)
             entry = sequence_entry(precision, product.gates, int(product.plan[p.H_CHUNKS]))
             blocks = -(-product.blocks // SHAPE.blocks_across(product.gates))
             self.fits = self.fits and queue.holds(entry, blocks)

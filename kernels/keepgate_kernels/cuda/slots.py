@@ -40,6 +40,8 @@ class CudaSlots(Slots):
             self._most = min(max(capacity, 2), MOST_AT_ONCE)
             self._which, self._named = queue.array(2 * self._most, np.int32), pinned(2 * self._most, np.int32)
             self._packed = queue.array(self._most * self._numbers, np.float32)
+            self._pairs, self._rows = self._which.reshape(-1, 2), self._packed.reshape(self._most, -1)
+            self._pair = [self._which[at : at + 2].reshape(1, 2) for at in (0, 2)]
             self._states = pinned(self._most * self._numbers, np.float32)
 
     def compile(self) -> None:
@@ -74,15 +76,12 @@ class CudaSlots(Slots):
 
     def _pack(self, count: int) -> None:
         """The states of the first slots that are named, one after the other."""
-        packed = self._packed.reshape(self._most, self._numbers)
-        which = self._which.reshape(self._most, 2)
-        self._queue.launch(self._read, (count, 1), which, self.state, self._layers, packed)
+        self._queue.launch(self._read, (count, 1), self._pairs, self.state, self._layers, self._rows)
 
     def _unpack(self, place: int) -> None:
-        """The first state, into the slot that is named in that place."""
-        which = self._which[2 * place : 2 * place + 2].reshape(1, 2)
+        """The first state, into the slot that is named in the first place or the second."""
         self._queue.launch(
-            *(self._write, (1, 1), which, self.state, self._layers, self._packed),
+            *(self._write, (1, 1), self._pair[place], self.state, self._layers, self._packed),
             *(self._numbers, self.operands, self.work),
         )
 

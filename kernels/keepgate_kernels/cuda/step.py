@@ -14,8 +14,9 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from keepgate_kernels.cuda.finish import Memory, known_numbers, outcome_of
-from keepgate_kernels.cuda.gather import Row, place_of, row_of
+from keepgate_kernels.cuda.finish import Memory, known_numbers, make_look
+from keepgate_kernels.cuda.gather import place_of, row_of
+from keepgate_kernels.cuda.places import KEPT, Places, keep_places, kept_places, outcome_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
     COUNTS_AT,
@@ -29,12 +30,11 @@ from keepgate_kernels.cuda.plan import (
     H_STRIDE,
     H_WEIGHT_SCALES,
     H_WEIGHTS,
+    HOISTED,
     INPUTS_AT,
     KIND,
     ROW_WORDS,
     ROWS_AT,
-    START,
-    START_STRIDE,
     UNITS_OF,
     WIDTH,
     X_BASE,
@@ -56,9 +56,9 @@ from keepgate_kernels.cuda.product import (
     row_pieces,
     tile_pieces,
 )
-from keepgate_kernels.cuda.ptx import WORD, address_of, commit, shared_address, waiting
+from keepgate_kernels.cuda.ptx import SHARED_ALIGNMENT, WORD, address_of, commit, shared_address, waiting
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
-from keepgate_kernels.cuda.scatter import Source, make_meet, make_scatter
+from keepgate_kernels.cuda.scatter import Rows, make_scatter, places_in
 from keepgate_kernels.cuda.sums import make_column_scales, make_fold, make_put_part
 from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, int32
 from keepgate_kernels.cuda.tiles import (
@@ -74,6 +74,9 @@ from keepgate_kernels.cuda.tiles import (
 )
 from keepgate_kernels.cuda.warp import sync_warp
 
+MOST_SUMS = 64
+"""Of a thread, beside which there are registers for what is known of its first row."""
+
 
 @functools.cache
 def make_step(precision: str, gates: int, shape: Shape) -> Any:
@@ -88,7 +91,7 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
     aim_tiles, own_row_pieces = make_aim_tiles(gates, shape), row_pieces(shape)
     own_tile_pieces = tile_pieces(gates, shape)
     piece_size, chunk_size = chunk_of(precision) // QUADS, chunk_of(precision)
-    meet, scatter = make_meet(gates), make_scatter(precision, gates, shape)
+    look, scatter = make_look(gates), make_scatter(precision, gates, shape)
     put_part, read_column_scales = make_put_part(precision, gates, shape), make_column_scales(gates)
     groups, known_size = sum_groups(gates), known_numbers(gates)
     stage_size, starts = shape.stage_words(gates) * WORD, make_starts(precision)
@@ -101,7 +104,7 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
     all_sums, group_threads, column_warps = shape.sum_words(gates), shape.group_threads, shape.column_warps
     tiles_across, own_tiles = across * gates, shape.blocks_of(gates) * gates
     own_rows, own_sums = shape.row_tiles * ROWS, shape.row_tiles * own_tiles * 4
-    quarters, looks_early = QUARTERS // split, rows * units == threads
+    quarters, looks_early, kept_size = QUARTERS // split, own_sums <= MOST_SUMS, rows * KEPT
     quantised, one_warp = precision == "int8", shape.group_threads == WARP
     number = np.int32 if quantised else np.float32
     zero = number(0)
@@ -109,9 +112,10 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
     def step(
         batch: Any, state: Any, operands: Any, weights: Any, values: Any, work: Any, plan: Any, at: Any
     ) -> None:
-        words = cuda.shared.array(0, types.uint32)
-        numbers = cuda.shared.array(0, types.float32)
+        words = cuda.shared.array(0, types.uint32, SHARED_ALIGNMENT)
+        numbers = cuda.shared.array(0, types.float32, SHARED_ALIGNMENT)
         scales = cuda.shared.array(both_rows, types.float32)
+        kept = cuda.shared.array(kept_size, types.int64)
         sums = cuda.local.array(own_sums, number)
         known = cuda.local.array(known_size, types.float32)
         x_scales = cuda.local.array(groups, types.float32)
@@ -186,40 +190,49 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
         for index in range(own_sums):
             sums[index] = zero
         if quantised:
-            for index in range(thread, rows, threads):
-                x_scale, h_scale = np.float32(0), np.float32(0)
-                if first_row + index < count:
-                    x_scale = h_scale = BOUNDED_SCALE
-                    row = row_of(batch, rows_at, first_row + index, first, now)
-                    if plan[X_SCALES] != ABSENT:
-                        place = place_of(x_kind, 0, x_half, x_stride, row)
-                        x_scale = work[plan[X_SCALES] + place // x_stride]
-                    if plan[H_SCALES] != ABSENT:
-                        place = place_of(h_kind, 0, h_half, h_stride, row)
-                        h_scale = work[plan[H_SCALES] + place // h_stride]
-                scales[index], scales[rows + index] = x_scale, h_scale
+            x_scale, h_scale = np.float32(0), np.float32(0)
+            if first_row + thread < count and thread < rows:
+                x_scale = h_scale = BOUNDED_SCALE
+                row = row_of(batch, rows_at, first_row + thread, first, now)
+                if plan[X_SCALES] != ABSENT:
+                    place = place_of(x_kind, 0, x_half, x_stride, row)
+                    x_scale = work[plan[X_SCALES] + place // x_stride]
+                if plan[H_SCALES] != ABSENT:
+                    place = place_of(h_kind, 0, h_half, h_stride, row)
+                    h_scale = work[plan[H_SCALES] + place // h_stride]
+            if thread < rows:
+                scales[thread], scales[rows + thread] = x_scale, h_scale
         warp, lane = member // WARP, member % WARP
         warp_row, warp_tile = warp // column_warps * own_rows, warp % column_warps * own_tiles
         row_start, tile_start = starts(lane)
         own_rows_at = shared_address(words, own_stages + warp_row * CHUNK_WORDS + row_start)
         own_tiles_at = shared_address(words, own_stages + row_words + warp_tile * TILE_WORDS + tile_start)
-        kind = plan[KIND]
-        h_shift = 1 if kind in (GRU, GRU_RESET) else 0
-        shift, scale_at, first_scale = 0, plan[X_WEIGHT_SCALES] + first_tile * UNITS, 0
+        kind = int32(plan[KIND])
+        h_shift = int32(kind == GRU or kind == GRU_RESET)  # noqa: PLR1714, SIM109  # Numba makes a loop of `in`
         column = thread % units
         unit = cuda.blockIdx.x * units + column
         memory, outcome = Memory(values, state, operands, work), outcome_of(plan)
-        inputs_at, limit = batch[INPUTS_AT], min(rows, count - first_row) if unit < plan[UNITS_OF] else 0
-        source = Source(rows_at, inputs_at, first_row, first, now, plan[START], plan[START_STRIDE])
-        own_row = Row(np.int64(0), np.int64(0), np.int64(0), np.int64(0), np.int64(0))
-        if looks_early and thread // units < limit:
-            own_row = meet(memory, outcome, source, batch, thread // units, unit, known)
+        present = int32(min(rows, count - first_row))
+        limit = present if unit < plan[UNITS_OF] else int32(0)
+        of_block = Rows(rows_at, batch[INPUTS_AT], first_row, first, now, limit)
+        if thread < present:  # no shape has more rows than threads
+            keep_places(kept, thread, places_in(batch, of_block, outcome, thread))
+        cuda.syncthreads()
+        own_row, none = thread // units, np.int64(0)
+        places = Places(none, none, none, none, none)
+        if looks_early and own_row < limit:
+            places = kept_places(kept, own_row, outcome, first_row - first + own_row)
+            if kind != HOISTED:
+                look(memory, outcome, places, unit, known, 0)
         stage, free = int32(0), int32(ahead * stage_size)
         fetched, done = int32(ahead), int32(0)
         ends = int32((own_x if own_x > 0 else own_h) // quarters)
         while done < total:
             if fetched == own_x:
                 chunk = int32(0)
+                if not looks_early:  # there were no registers to keep them in
+                    h_chunks = plan[H_CHUNKS]
+                    h_tiles = plan[H_WEIGHTS] + first_tile * h_chunks * TILE_WORDS
                 aim_tiles(tile_sources, member, weights, h_tiles, tiles, group * own_h, h_chunks)
                 for index in range(own_row_pieces):
                     sources[index] = h_sources[index]
@@ -252,9 +265,10 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                 for index in range(own_sums):
                     sums[index] = zero
             else:
+                first_scale, shift, scale_at = int32(0), int32(0), plan[X_WEIGHT_SCALES]
                 if ends > own_x:
-                    first_scale, scale_at = rows, plan[H_WEIGHT_SCALES] + first_tile * UNITS
-                    shift = h_shift
+                    first_scale, shift, scale_at = int32(rows), h_shift, plan[H_WEIGHT_SCALES]
+                scale_at += first_tile * UNITS
                 fold(
                     *(numbers, sums_at, shift, warp_row, warp_tile, lane, sums, scales, first_scale),
                     *(values, scale_at, tiles),
@@ -265,12 +279,16 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                 read_column_scales(values, plan[X_WEIGHT_SCALES], 0, unit, x_scales)
             if own_h > 0:
                 read_column_scales(values, plan[H_WEIGHT_SCALES], h_shift, unit, h_scales)
-        if not looks_early and thread // units < limit:
-            own_row = meet(memory, outcome, source, batch, thread // units, unit, known)
+        if not looks_early:
+            outcome = outcome_of(plan)  # likewise
+        if not looks_early and own_row < limit:
+            places = kept_places(kept, own_row, outcome, first_row - first + own_row)
+            if kind != HOISTED:
+                look(memory, outcome, places, unit, known, 0)
         cuda.syncthreads()
         phases = own_x > 0, own_h > 0, h_shift
         scatter(
-            *(memory, outcome, source, batch, limit, unit, own_row, known, numbers, sums_at, phases),
+            *(memory, outcome, batch, of_block, unit, kept, places, known, numbers, sums_at, phases),
             *(scales, x_scales, h_scales),
         )
 

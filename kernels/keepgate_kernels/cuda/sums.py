@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
-from numba.cuda import types
 
 from keepgate_kernels.cuda.ptx import WORD, load2, shared_address, store2
 from keepgate_kernels.cuda.target import at32, at64, device_function
@@ -114,13 +113,9 @@ def make_fold(precision: str, gates: int, shape: Shape) -> Any:
         at: Any,
         tiles: Any,
     ) -> None:
-        row_scales = cuda.local.array(half_tiles, types.float32)
         row, column = warp_row + lane // 4, lane % 4 * 2
         own = sums_at + row * stride + shift * units + warp_tile // gates * UNITS + column
         address = shared_address(numbers, own)
-        if quantised:
-            for half_tile in range(half_tiles):
-                row_scales[half_tile] = scales[at32(first_scale + row + half_tile * (ROWS // 2))]
         for tile in range(tiles_of_warp):
             first = address + (tile % gates * units + tile // gates * UNITS) * WORD
             even_scale = odd_scale = np.float32(0)
@@ -131,7 +126,7 @@ def make_fold(precision: str, gates: int, shape: Shape) -> Any:
                 s = (half_tile // 2 * tiles_of_warp + tile) * 4 + half_tile % 2 * 2
                 even, odd = load2(numbers, first + half_tile * half_tile_size)
                 if quantised:
-                    scale = row_scales[half_tile]
+                    scale = scales[at32(first_scale + row + half_tile * (ROWS // 2))]
                     even = cuda.fma(np.float32(sums[s]), scale * even_scale, even)
                     odd = cuda.fma(np.float32(sums[s + 1]), scale * odd_scale, odd)
                 else:

@@ -24,6 +24,7 @@ FAILURES: tuple[type[Exception], ...] = (CudaAPIError, CUDAError)
 """What numba-cuda and cuda.core raise when the driver reports an error."""
 RELAXED = CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
 DYNAMIC_SHARED_BYTES = CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+SHARED_CARVEOUT = CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
 
 # A tick of few sessions has few thread blocks; numba-cuda would warn of each.
 cuda.config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
@@ -50,6 +51,7 @@ __all__ = [
     "DYNAMIC_SHARED_BYTES",
     "FAILURES",
     "RELAXED",
+    "SHARED_CARVEOUT",
     "at32",
     "at64",
     "bounded_kernel",

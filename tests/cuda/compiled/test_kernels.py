@@ -9,6 +9,7 @@ from cuda_report import ARCHITECTURES, Architecture, Usage, assemble, compiled, 
 from keepgate_kernels import Network
 from keepgate_kernels.cuda.catalogue import Entry, entries
 from keepgate_kernels.cuda.launch import OWN_SHARED_BYTES
+from keepgate_kernels.cuda.ptx import SHARED_ALIGNMENT
 from keepgate_kernels.cuda.tiles import HUGE
 from keepgate_kernels.errors import DeviceMissingError
 from numba import cuda
@@ -41,8 +42,8 @@ def test_a_kernel_compiles(entry: Entry, architecture: Architecture) -> None:
         assert used.spilled_bytes == 0
         assert used.stack_bytes == 0
     assert used.shared_bytes <= OWN_SHARED_BYTES
-    if entry.shared_bytes:  # it lies behind; cp.async wants 16, and pieces of fp32 are swapped within 64
-        assert used.shared_bytes % 64 == 0
+    declared = re.findall(r"\.extern \.shared \.align (\d+)", code)
+    assert set(declared) == ({str(SHARED_ALIGNMENT)} if entry.shared_bytes else set())
     blocks, _ = occupancy(entry, used, architecture)
     assert blocks >= 1
 

@@ -79,6 +79,9 @@ def test_long_sequences_have_the_bits_of_steps(kind: str, precision: str) -> Non
 
 SMALL_RUN = """
 from keepgate_kernels import Lanes, Sampling
+from keepgate_kernels.cuda.choice import fits
+from keepgate_kernels.cuda.launch import limits
+from keepgate_kernels.cuda.tiles import SHAPES
 from support.cuda_runs import cuda_network
 from support.random_models import random_inputs, random_tensors, token_spec
 for precision in ("fp32", "bf16", "int8"):
@@ -89,8 +92,17 @@ for precision in ("fp32", "bf16", "int8"):
             slot = network.slots.allocate()
             lanes.add(slot, sequence, position=9, sampling=Sampling(1.0, 9, 0.9), top_k=3, score=True)
         network.step(lanes)
+        for shape in SHAPES:
+            if not all(fits(shape, gates, limits()) for gates in (1, 3, 4)):
+                continue
+            network.backend.shape = shape
+            lanes.clear()
+            for slot in range(20):
+                lanes.add(slot, random_inputs(spec, (1,)), position=10, sampling=Sampling())
+            network.step(lanes)
+        network.backend.shape = None
         lanes.clear()
-        for slot in range(3):
+        for slot in range(3):  # in one launch a layer, where that can be
             lanes.add(slot, random_inputs(spec, (9,)), position=18, sampling=Sampling(), logits=True)
         network.step(lanes)
         network.slots.read(0)

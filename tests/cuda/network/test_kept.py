@@ -20,7 +20,7 @@ slot = slots.allocate()
 state = np.linspace(-1, 1, spec.state_bytes // 4, dtype="<f4").tobytes()
 slots.write(slot, state)
 assert slots.read(slot) == state
-kernels = [Queue().load(entry) for entry in entries() if entry.name in ("write_bf16", "read")]
+kernels = [Queue().load(entry).kernel for entry in entries() if entry.name in ("write_bf16", "read")]
 for kernel in kernels:
     print(sum(kernel.stats.cache_misses.values()), sum(kernel.stats.cache_hits.values()))
 """

@@ -90,6 +90,26 @@ def test_sequences_have_the_bits_of_steps(
             np.testing.assert_allclose(found, h, atol=tolerance)
 
 
+def test_an_overflow_stays_in_its_lane() -> None:
+    """Rows of a narrow layer end in zeros, not in what a wide one left of another lane."""
+    spec = feature_spec("rnn_relu", size=3, hidden=(65, 9, 5))
+    sequence, other = (random_inputs(spec, (STEPS,), seed) for seed in range(2))
+    other[0] = 3e38
+    network = cuda_network(spec, random_tensors(spec), slots=2, precision="fp32")
+    found = []
+    for inputs in ([sequence], [sequence, other]):
+        lanes = Lanes(spec)
+        slots = [network.slots.allocate() or 0 for _ in inputs]
+        for slot, given in zip(slots, inputs, strict=True):
+            lanes.add(slot, given, position=STEPS, sampling=Sampling())
+        network.step(lanes)
+        assert lanes.all_finite == (len(inputs) == 1)
+        found.append((network.slots.read(slots[0]), lanes.outputs(0).tobytes()))
+        for slot in slots:
+            network.slots.release(slot)
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     "spec",
     [feature_spec("lstm", projection=3), feature_spec("gru_reset_before")],

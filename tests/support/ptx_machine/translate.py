@@ -22,7 +22,6 @@ from support.ptx_machine.operands import REGISTERS, Kernel, Parameter, UnknownEr
 FOLDER = Path(__file__).parent
 SHARED = re.compile(r"\.shared\s+\.align\s+(\d+)\s+\.b8\s+(\S+?)\[(\d*)\];")
 PARAMETER = re.compile(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.[busf](\d+)\s+([^\s,\[]+)(?:\[(\d+)\])?")
-DYNAMIC_ALIGNMENT = 16
 
 
 def _aligned(size: int, alignment: int) -> int:
@@ -32,15 +31,16 @@ def _aligned(size: int, alignment: int) -> int:
 def shared_symbols(code: str) -> tuple[dict[str, int], int]:
     """Where each array of shared memory lies, and the bytes of those of a fixed size, before the others."""
     symbols: dict[str, int] = {}
-    size, dynamic = 0, []
+    size, alignments, dynamic = 0, [1], []
     for alignment, name, length in SHARED.findall(code):
         if not length:
             dynamic.append(name)
+            alignments.append(int(alignment))
             continue
         size = _aligned(size, int(alignment))
         symbols[name] = size
         size += int(length)
-    size = _aligned(size, DYNAMIC_ALIGNMENT) if dynamic else size
+    size = _aligned(size, max(alignments))
     return symbols | dict.fromkeys(dynamic, size), size
 
 
