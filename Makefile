@@ -73,7 +73,9 @@ ifdef CUDA_PYTHON
 CUDA_READY := kernels/pyproject.toml
 CUDA_PEERS_READY := $(CUDA_READY)
 CUDA_PEERS_PYTHON := $(CUDA_PYTHON)
-export PYTHONPATH := kernels:protos:clients/python:service:tests
+EMPTY :=
+FOLDERS := $(DISTRIBUTIONS:%=$(CURDIR)/%) $(CURDIR)/tests
+export PYTHONPATH := $(subst $(EMPTY) $(EMPTY),:,$(FOLDERS))
 else
 CUDA_READY := .venv-cuda/ready
 CUDA_PEERS_READY := .venv-cuda-peers/ready

@@ -162,17 +162,17 @@ def main() -> None:
         f" {limits['cache_bytes'] / 2**20:.0f} MiB, {limits['bf16'] / 1e12:.0f} TFLOP/s in bf16,"
         f" {limits['fp32'] / 1e12:.0f} in fp32"
     )
-    print(heading(modes))
-    results = others(device, chosen)
-    for problem in (*steps(), *sequences()):
-        if problem.width in chosen:
-            results.append(measure(problem, limits, modes))
-            print(row(results[-1]), flush=True)
     engine = session_steps_a_second()
     print(
         "LSTM-512, bf16, 4,096 sessions, sampled tokens on the host:"
         f" {engine / 1e6:.1f} million steps a second"
     )
+    print(heading(modes), flush=True)
+    results = others(device, chosen)
+    for problem in (*steps(), *sequences()):
+        if problem.width in chosen:
+            results.append(measure(problem, limits, modes))
+            print(row(results[-1]), flush=True)
     found = {**device, "ceilings": limits, "results": results, "engine": engine}
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     draw(results, name)

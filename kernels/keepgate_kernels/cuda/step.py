@@ -224,6 +224,11 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
             places = kept_places(kept, own_row, outcome, first_row - first + own_row)
             if kind != HOISTED:
                 look(memory, outcome, places, unit, known, 0)
+        if in_parts and quantised and limit > 0:
+            if own_x > 0:
+                read_column_scales(values, plan[X_WEIGHT_SCALES], 0, unit, x_scales)
+            if own_h > 0:
+                read_column_scales(values, plan[H_WEIGHT_SCALES], h_shift, unit, h_scales)
         stage, free = int32(0), int32(ahead * stage_size)
         fetched, done = int32(ahead), int32(0)
         ends = int32((own_x if own_x > 0 else own_h) // quarters)
@@ -274,11 +279,6 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
                     *(values, scale_at, tiles),
                 )
             ends = int32(ends + own_h // quarters if done >= own_x else ends + own_x // quarters)
-        if in_parts and quantised and limit > 0:
-            if own_x > 0:
-                read_column_scales(values, plan[X_WEIGHT_SCALES], 0, unit, x_scales)
-            if own_h > 0:
-                read_column_scales(values, plan[H_WEIGHT_SCALES], h_shift, unit, h_scales)
         if not looks_early:
             outcome = outcome_of(plan)  # likewise
         if not looks_early and own_row < limit:
