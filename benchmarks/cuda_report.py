@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keepgate_kernels.cuda.catalogue import Entry, entries
+from keepgate_kernels.cuda.choice import RESERVED_BYTES
 from keepgate_kernels.cuda.launch import OWN_SHARED_BYTES, signature
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -41,8 +42,6 @@ class Architecture(NamedTuple):
 ARCHITECTURES = (Architecture((8, 0), 164 << 10), Architecture((9, 0), 228 << 10))
 REGISTER_UNIT = 256
 """Registers are given to warps in such units."""
-RESERVED_SHARED_BYTES = 1024
-"""The system's own in every thread block."""
 WARP = 32
 
 
@@ -136,14 +135,14 @@ def usage(report: str, code: str) -> Usage:
 
 def held(entry: Entry, architecture: Architecture) -> bool:
     """Whether a thread block may have the kernel's shared memory there."""
-    return entry.shared_bytes + OWN_SHARED_BYTES <= architecture.shared_bytes - RESERVED_SHARED_BYTES
+    return entry.shared_bytes + OWN_SHARED_BYTES <= architecture.shared_bytes - RESERVED_BYTES
 
 
 def occupancy(entry: Entry, used: Usage, architecture: Architecture) -> tuple[int, str]:
     """(thread blocks that a multiprocessor holds at once, what bounds them)."""
     warps = -(-entry.threads // WARP)
     of_a_warp = -(-used.registers * WARP // REGISTER_UNIT) * REGISTER_UNIT
-    shared = used.shared_bytes + entry.shared_bytes + RESERVED_SHARED_BYTES
+    shared = used.shared_bytes + entry.shared_bytes + RESERVED_BYTES
     bounds = {
         "registers": architecture.registers // (of_a_warp * warps),
         "shared memory": architecture.shared_bytes // shared,

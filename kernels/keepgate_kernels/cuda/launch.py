@@ -20,11 +20,12 @@ from keepgate_kernels.cuda.choice import Device
 from keepgate_kernels.cuda.graphs import Graphs
 from keepgate_kernels.cuda.kept import keep
 from keepgate_kernels.cuda.target import DYNAMIC_SHARED_BYTES, FAILURES, SHARED_CARVEOUT, driver
+from keepgate_kernels.cuda.tiles import ROW_BYTES, SHAPES
 from keepgate_kernels.errors import DeviceError, DeviceLostError, DeviceMemoryError, DeviceMissingError
 
 LEAST_CAPABILITY = (8, 0)
 """Ampere: mma for bf16 and int8, and cp.async."""
-OWN_SHARED_BYTES = 11 << 10
+OWN_SHARED_BYTES = max(shape.rows for shape in SHAPES) * ROW_BYTES + (1 << 10)
 """Room for a kernel's arrays of a fixed size, which count towards the limits of shared memory."""
 OUT_OF_MEMORY = 2
 """CUDA_ERROR_OUT_OF_MEMORY."""

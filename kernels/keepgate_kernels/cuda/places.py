@@ -33,6 +33,7 @@ from keepgate_kernels.cuda.plan import (
 )
 from keepgate_kernels.cuda.ptx import plus_product
 from keepgate_kernels.cuda.target import at32, at64, device_function, int32
+from keepgate_kernels.cuda.tiles import KEPT
 
 
 class Outcome(NamedTuple):
@@ -124,13 +125,9 @@ def work_place(outcome: Any, number: Any) -> Any:
     return plus_product(outcome.work_base, outcome.work_stride, number)
 
 
-KEPT = 4
-"""Numbers that are kept of a row's places: where its sums are follows from its number."""
-
-
 @device_function
 def keep_places(kept: Any, index: Any, places: Any) -> None:
-    """Write them into int64 [rows * KEPT]."""
+    """Write those of the row `index` into int64 [rows * KEPT]; where its sums are follows from its number."""
     at = index * KEPT
     kept[at32(at)], kept[at32(at + 1)] = places.start, places.had
     kept[at32(at + 2)], kept[at32(at + 3)] = places.made, places.out

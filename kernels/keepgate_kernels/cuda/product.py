@@ -53,13 +53,13 @@ def make_fetch_rows(precision: str, shape: Shape) -> Any:
     first piece on; zeros stand for the others. chunk: int32.
     """
     threads, pieces, chunk_size = shape.group_threads, row_pieces(shape), chunk_of(precision)
-    apart = threads // QUADS
+    rows_apart = threads // QUADS
 
     @device_function
     def fetch_rows(words: Any, to: Any, operands: Any, sources: Any, room: Any, chunk: Any) -> None:
         for index in range(pieces):
             source = moved_on(operands, sources[index], chunk * chunk_size)
-            copy16(words, to + index * threads * PIECE, operands, source, room, int32(index * apart))
+            copy16(words, to + index * threads * PIECE, operands, source, room, int32(index * rows_apart))
 
     return fetch_rows
 

@@ -42,16 +42,34 @@ def places_in(batch: Any, rows: Any, outcome: Any, index: Any) -> Any:
     return places_of(outcome, batch, rows.inputs_at, row)
 
 
+def make_meet(gates: int) -> Any:
+    """meet(memory, outcome, kept, index, number, unit, known).
+
+    Returns the places of the row `index` of a thread block, whose number that is, and reads what is known of
+    a unit of it: see `finish.make_look`.
+    """
+    look = make_look(gates)
+
+    @device_function
+    def meet(memory: Any, outcome: Any, kept: Any, index: Any, number: Any, unit: Any, known: Any) -> Any:
+        places = kept_places(kept, index, outcome, number)
+        if outcome.kind != HOISTED:
+            look(memory, outcome, places, unit, known, 0)
+        return places
+
+    return meet
+
+
 def make_scatter(precision: str, gates: int, shape: Shape) -> Any:
     """scatter(memory, outcome, batch, rows, unit, kept, places, known, numbers, sums_at, phases, scales,
     x_scales, h_scales).
 
     kept: the places of all rows, see `places.keep_places`. places, known: of the thread's first row, if its
-    unit is one: see `finish.make_look`. numbers: shared memory, in which sums or parts lie from word sums_at
+    unit is one: see `make_meet`. numbers: shared memory, in which sums or parts lie from word sums_at
     on. phases: (whether there are parts of x, of h, the group that the first gate of h goes to). For parts in
     int8: scales of the rows of x, then of h; x_scales, h_scales: of the unit's columns, float32 [groups].
     """
-    look, finish = make_look(gates), make_finish(precision, gates)
+    meet, finish = make_meet(gates), make_finish(precision, gates)
     groups, known_size = sum_groups(gates), known_numbers(gates)
     area, x_part = shape.group_words(gates), shape.x_part(gates)
     add_parts, in_parts = make_add_parts(precision, gates, shape, area), shape.split > 1
@@ -94,9 +112,7 @@ def make_scatter(precision: str, gates: int, shape: Shape) -> Any:
                 known[at] = coming[at]
             later = int32(index + down)
             if turns > 1 and later < count:
-                following = kept_places(kept, later, outcome, number + later)
-                if outcome.kind != HOISTED:
-                    look(memory, outcome, following, unit, coming, 0)
+                following = meet(memory, outcome, kept, later, number + later, unit, coming)
             for group in range(groups):
                 totals[group] = np.float32(0)
                 if not in_parts:

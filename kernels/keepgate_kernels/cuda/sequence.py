@@ -18,7 +18,7 @@ from numba.cuda import types
 
 from keepgate_kernels.cuda.finish import Memory, is_bad, known_numbers, make_finish, make_look
 from keepgate_kernels.cuda.gather import Row, later, place_of, row_of
-from keepgate_kernels.cuda.places import KEPT, keep_places, kept_places, outcome_of, places_of
+from keepgate_kernels.cuda.places import keep_places, kept_places, outcome_of, places_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
     ARRIVED,
@@ -53,7 +53,16 @@ from keepgate_kernels.cuda.ptx import SHARED_ALIGNMENT, WORD, address_of, commit
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE, LEVELS, make_rounded
 from keepgate_kernels.cuda.sums import make_add_parts, make_column_scales, make_put_part
 from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, device_function, int32
-from keepgate_kernels.cuda.tiles import CHUNK_WORDS, SMALL, TILE_WORDS, UNITS, WARP, chunk_of, sum_groups
+from keepgate_kernels.cuda.tiles import (
+    CHUNK_WORDS,
+    KEPT,
+    SMALL,
+    TILE_WORDS,
+    UNITS,
+    WARP,
+    chunk_of,
+    sum_groups,
+)
 from keepgate_kernels.cuda.warp import sync_grid, sync_warp
 
 SHAPE = SMALL

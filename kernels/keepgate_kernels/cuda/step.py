@@ -14,9 +14,9 @@ import numpy as np
 from numba import cuda
 from numba.cuda import types
 
-from keepgate_kernels.cuda.finish import Memory, known_numbers, make_look
+from keepgate_kernels.cuda.finish import Memory, known_numbers
 from keepgate_kernels.cuda.gather import place_of, row_of
-from keepgate_kernels.cuda.places import KEPT, Places, keep_places, kept_places, outcome_of
+from keepgate_kernels.cuda.places import Places, keep_places, outcome_of
 from keepgate_kernels.cuda.plan import (
     ABSENT,
     COUNTS_AT,
@@ -30,7 +30,6 @@ from keepgate_kernels.cuda.plan import (
     H_STRIDE,
     H_WEIGHT_SCALES,
     H_WEIGHTS,
-    HOISTED,
     INPUTS_AT,
     KIND,
     ROW_WORDS,
@@ -58,11 +57,12 @@ from keepgate_kernels.cuda.product import (
 )
 from keepgate_kernels.cuda.ptx import SHARED_ALIGNMENT, WORD, address_of, commit, shared_address, waiting
 from keepgate_kernels.cuda.rounding import BOUNDED_SCALE
-from keepgate_kernels.cuda.scatter import Rows, make_scatter, places_in
+from keepgate_kernels.cuda.scatter import Rows, make_meet, make_scatter, places_in
 from keepgate_kernels.cuda.sums import make_column_scales, make_fold, make_put_part
 from keepgate_kernels.cuda.target import at32, at64, bounded_kernel, int32
 from keepgate_kernels.cuda.tiles import (
     CHUNK_WORDS,
+    KEPT,
     QUARTERS,
     ROWS,
     TILE_WORDS,
@@ -91,7 +91,7 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
     aim_tiles, own_row_pieces = make_aim_tiles(gates, shape), row_pieces(shape)
     own_tile_pieces = tile_pieces(gates, shape)
     piece_size, chunk_size = chunk_of(precision) // QUADS, chunk_of(precision)
-    look, scatter = make_look(gates), make_scatter(precision, gates, shape)
+    meet, scatter = make_meet(gates), make_scatter(precision, gates, shape)
     put_part, read_column_scales = make_put_part(precision, gates, shape), make_column_scales(gates)
     groups, known_size = sum_groups(gates), known_numbers(gates)
     stage_size, starts = shape.stage_words(gates) * WORD, make_starts(precision)
@@ -219,11 +219,10 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
             keep_places(kept, thread, places_in(batch, of_block, outcome, thread))
         cuda.syncthreads()
         own_row, none = thread // units, np.int64(0)
+        own_number = first_row - first + own_row
         places = Places(none, none, none, none, none)
         if looks_early and own_row < limit:
-            places = kept_places(kept, own_row, outcome, first_row - first + own_row)
-            if kind != HOISTED:
-                look(memory, outcome, places, unit, known, 0)
+            places = meet(memory, outcome, kept, own_row, own_number, unit, known)
         if in_parts and quantised and limit > 0:
             if own_x > 0:
                 read_column_scales(values, plan[X_WEIGHT_SCALES], 0, unit, x_scales)
@@ -282,9 +281,7 @@ def make_step(precision: str, gates: int, shape: Shape) -> Any:
         if not looks_early:
             outcome = outcome_of(plan)  # likewise
         if not looks_early and own_row < limit:
-            places = kept_places(kept, own_row, outcome, first_row - first + own_row)
-            if kind != HOISTED:
-                look(memory, outcome, places, unit, known, 0)
+            places = meet(memory, outcome, kept, own_row, own_number, unit, known)
         cuda.syncthreads()
         phases = own_x > 0, own_h > 0, h_shift
         scatter(

@@ -23,6 +23,10 @@ CHUNK_BYTES = 64
 CHUNK_WORDS = 16
 TILE_WORDS = UNITS * CHUNK_WORDS
 """A tile's weights in one chunk."""
+KEPT = 4
+"""int64 numbers that a thread block keeps of each of its rows: see `places`."""
+ROW_BYTES = KEPT * 8 + 2 * 4
+"""Of shared memory, in which they lie, with int8's scales of x and of h."""
 
 ELEMENT: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "bf16": np.dtype("<u2"), "int8": np.dtype("i1")}
 """How rows are held that a product reads."""
